@@ -1,0 +1,12 @@
+"""Cadre, a backend for small teams. Declare an entity once; everything else follows from the declaration.
+
+Read it in this order:
+
+1. `models/item.py`, then `models/base.py`: what an entity is, and what every entity has.
+2. `routers/__init__.py`: the API's table of contents; then `routers/items.py`.
+3. `deps.py`: what a route can ask for by type.
+4. `crud.py`: the verbs and `transaction()`, the one way to write.
+5. `main.py`: how it is put together.
+
+`engine/` is the engine room: how verbs become SQL and reach the database. docs/engine.md says why it exists.
+"""

@@ -1,0 +1,44 @@
+"""The one write path. Every door (API, command line, worker) uses these verbs, so no rule can be forgotten at one.
+
+    async with transaction(caller) as tx:
+        await items.create(tx, first)
+        await items.create(tx, second)  # refused? Then nothing of the first remains
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from app.engine.accounts import Accounts, Caller
+from app.engine.verbs import Verbs
+from app.models import Item, ItemCreate, ItemRead, MachineToken, MachineTokenRead, User, UserRead, UserWithItems
+
+# Where every caller must stand: each statement below also asks that they are there, active, and what their token says.
+accounts = Accounts(User)
+
+users = Verbs(User, UserRead, accounts)
+items = Verbs(Item, ItemRead, accounts)
+machine_tokens = Verbs(MachineToken, MachineTokenRead, accounts)
+
+
+@asynccontextmanager
+async def transaction(caller: Caller) -> AsyncIterator[Caller]:
+    """All the verbs called with what this yields, or none of them. Committed when the block ends without an exception.
+
+    Keep it short: on SQLite others wait to write meanwhile. Raises Unavailable, and keeps nothing, after 10 seconds.
+    """
+    async with caller.db.transaction() as db:
+        yield replace(caller, db=db)
+
+
+async def read_user_with_items(caller: Caller, user_id: int) -> UserWithItems:
+    """A user and the newest 100 of their items. Raises Missing."""
+    user = await users.get(caller, user_id)
+    return UserWithItems.model_construct(**dict(user), items=await items.page(caller, owner_id=user_id))
+
+
+async def create_item_for(caller: Caller, user_id: int, data: ItemCreate) -> ItemRead:
+    """An item that belongs to `user_id`. Raises Missing if the caller cannot see that user."""
+    async with transaction(caller) as tx:
+        await users.get(tx, user_id)
+        return await items.create(tx, data, owner_id=user_id)

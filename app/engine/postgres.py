@@ -1,0 +1,216 @@
+"""PostgreSQL through psycopg's libpq layer: one prepared statement, one round trip, no cursor, no reset query."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import error_from_result
+from psycopg.types.numeric import Int8BinaryDumper
+from psycopg.types.string import StrBinaryDumperVarchar
+from sqlalchemy import Dialect
+from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
+
+from app.engine.statement import Row, Runs, Statement, Values
+from app.engine.violations import BUSY, explain
+from app.errors import Refusal, Unavailable
+
+PATIENCE = 5.0  # seconds to wait for a connection
+TRANSACTION_LIMIT = 10.0  # seconds
+SERVER_TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s"
+DIALECT: Dialect = psycopg_dialect(paramstyle="numeric_dollar")
+
+
+class Postgres:
+    """At most `size` connections, opened when first needed. The last one given back goes out first."""
+
+    dialect = DIALECT
+
+    def __init__(self, url: str, *, size: int) -> None:
+        self._url = url
+        self._idle: list[Connection] = []
+        self._places = asyncio.Semaphore(size)
+
+    async def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    async def run(self, statement: Statement, values: Values) -> list[Row]:
+        async with self._connection() as connection:
+            return await connection.run(statement, values)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Runs]:
+        async with self._connection() as connection:
+            await connection.command(b"BEGIN")
+            transaction = Transaction(connection)
+            try:
+                async with asyncio.timeout(TRANSACTION_LIMIT) as limit:
+                    yield transaction
+                    if transaction.refusal:
+                        raise transaction.refusal
+                    await connection.command(b"COMMIT")
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise Unavailable("That took too long, and nothing of it was kept.") from None
+            finally:
+                if connection.is_in_transaction:
+                    await connection.command(b"ROLLBACK")
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator["Connection"]:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Unavailable(BUSY) from None
+        connection = None
+        try:
+            connection = self._idle.pop() if self._idle else await self._connect()
+            yield connection
+        finally:
+            self._places.release()
+            if connection is not None:
+                if connection.is_idle:
+                    self._idle.append(connection)
+                else:
+                    connection.close()  # broken, or cancelled in mid-query
+
+    async def _connect(self) -> "Connection":
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                self._url, autocommit=True, connect_timeout=5, options=SERVER_TIMEOUTS
+            )
+        except psycopg.Error as error:
+            raise Unavailable("The database does not answer. Try again in a moment.") from error
+        return Connection(connection, self._idle)
+
+
+class Connection:
+    """A connection that remembers which statements it has prepared."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Row], idle: list["Connection"]) -> None:
+        # psycopg sizes an int by its value, and each size would be another prepared statement.
+        connection.adapters.register_dumper(int, Int8BinaryDumper)
+        connection.adapters.register_dumper(str, StrBinaryDumperVarchar)
+        self._connection, self._pg, self._idle = connection, connection.pgconn, idle
+        self._transformer = Transformer(connection)
+        self._prepared: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self._answer: asyncio.Future[pq.abc.PGresult] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._pg.nonblocking = 1
+        self._socket = self._pg.socket
+        self._loop.add_reader(self._socket, self._read)
+
+    @property
+    def is_idle(self) -> bool:
+        return self._socket >= 0 and self._pg.transaction_status == pq.TransactionStatus.IDLE
+
+    @property
+    def is_in_transaction(self) -> bool:
+        states = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+        return self._socket >= 0 and self._pg.transaction_status in states
+
+    def close(self) -> None:
+        if self._socket >= 0:
+            self._loop.remove_reader(self._socket)
+            self._socket = -1
+            self._pg.finish()
+            if self in self._idle:
+                self._idle.remove(self)
+
+    async def run(self, statement: Statement, values: Values) -> list[Row]:
+        compiled = statement.on(DIALECT)
+        try:
+            return await self._fetch(compiled.sql, compiled.arguments(values))
+        except psycopg.Error as error:
+            raise explain(error) or error from error
+
+    async def command(self, sql: bytes) -> None:
+        """BEGIN, COMMIT or ROLLBACK."""
+        try:
+            self._pg.send_query_params(sql, None)
+            await self._result()
+        except psycopg.Error as error:
+            raise explain(error) or error from error
+
+    async def _fetch(self, sql: str, arguments: Sequence[Any]) -> list[Row]:
+        transformer = self._transformer
+        parameters = transformer.dump_sequence(arguments, [PyFormat.BINARY] * len(arguments))
+        types = tuple(transformer.types or ())
+        # By types too: a None has none, and the server would guess another for the next value.
+        name = self._prepared.get((sql, types))
+        if name is None:
+            name = b"cadre%d" % len(self._prepared)
+            self._pg.send_prepare(name, sql.encode(), param_types=types)
+            await self._result()
+            self._prepared[sql, types] = name
+        self._pg.send_query_prepared(name, parameters, param_formats=transformer.formats, result_format=1)
+        result = await self._result()
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
+    async def _result(self) -> pq.abc.PGresult:
+        self._answer = self._loop.create_future()
+        try:
+            while self._pg.flush():
+                await self._writable()
+            result = await self._answer
+        finally:
+            self._answer = None
+        if result.status in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+            return result
+        raise error_from_result(result)
+
+    async def _writable(self) -> None:
+        """The socket's buffer is full: wait until the server has taken some."""
+        ready = self._loop.create_future()
+        self._loop.add_writer(self._socket, lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(self._socket)
+
+    def _read(self) -> None:
+        """Called whenever the server has said something; also while idle, so that a dead one is noticed at once."""
+        result = None
+        try:
+            self._pg.consume_input()
+            if self._pg.is_busy():
+                return
+            while (following := self._pg.get_result()) is not None:
+                result = following
+        except psycopg.Error as error:
+            self.close()
+            if self._answer and not self._answer.done():
+                self._answer.set_exception(error)
+            return
+        if self._answer and not self._answer.done() and result is not None:
+            self._answer.set_result(result)
+
+
+class Transaction:
+    """Between BEGIN and COMMIT. The first refusal is the last word, even if it is caught."""
+
+    dialect = DIALECT
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.refusal: Refusal | None = None
+
+    async def run(self, statement: Statement, values: Values) -> list[Row]:
+        if self.refusal:
+            raise self.refusal
+        try:
+            return await self._connection.run(statement, values)
+        except Refusal as refusal:
+            self.refusal = refusal
+            raise
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Runs]:
+        yield self

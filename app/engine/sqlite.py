@@ -1,0 +1,148 @@
+"""SQLite on the event loop: a statement takes microseconds, a thread switch a hundred. The loop never waits for a lock."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Dialect
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
+
+from app.engine.statement import Row, Runs, Statement, Values
+from app.engine.violations import BUSY, explain, is_busy
+from app.errors import Refusal, Unavailable
+
+PATIENCE = 5.0  # seconds to wait for somebody else's lock
+TRANSACTION_LIMIT = 10.0  # seconds that one transaction may hold it
+# WAL: readers and the writer don't wait for each other.
+# SQLite ignores foreign keys unless every connection asks for them.
+PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=0")
+DIALECT: Dialect = sqlite_dialect(paramstyle="qmark")
+
+
+class SQLite:
+    """One file, two connections: readers must not see a transaction half done."""
+
+    dialect = DIALECT
+
+    def __init__(self, path: str) -> None:
+        """Open `path`, a file or a `file:` URI. Raises Unavailable if that cannot be."""
+        try:
+            self._reader, self._writer = _connect(path), _connect(path)
+        except sqlite3.Error as error:
+            raise explain(error) or error from error
+        self._turn = asyncio.Lock()
+
+    async def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    async def run(self, statement: Statement, values: Values) -> list[Row]:
+        compiled = statement.on(DIALECT)
+        arguments = compiled.arguments(values)
+        if not statement.writes:
+            return await _patiently(self._reader, compiled.sql, arguments)
+        if not self._turn.locked():
+            try:
+                return _execute(self._writer, compiled.sql, arguments)
+            except _Busy:
+                pass
+        async with self._writing():
+            return await _patiently(self._writer, compiled.sql, arguments)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Runs]:
+        async with self._writing():
+            await _patiently(self._writer, "BEGIN IMMEDIATE")
+            transaction = Transaction(self._writer)
+            try:
+                async with asyncio.timeout(TRANSACTION_LIMIT) as limit:
+                    yield transaction
+                    if transaction.refusal:
+                        raise transaction.refusal
+                    await _patiently(self._writer, "COMMIT")
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise Unavailable("That took too long, and nothing of it was kept.") from None
+            finally:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[None]:
+        """The writer connection, for this task alone."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise Unavailable(BUSY) from None
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+
+class Transaction:
+    """Between BEGIN IMMEDIATE and COMMIT, on a connection that nobody else uses meanwhile."""
+
+    dialect = DIALECT
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        # PostgreSQL gives up the whole transaction at the first refusal. So here too, even if it is caught.
+        self.refusal: Refusal | None = None
+
+    async def run(self, statement: Statement, values: Values) -> list[Row]:
+        if self.refusal:
+            raise self.refusal
+        compiled = statement.on(DIALECT)
+        try:
+            return _execute(self._connection, compiled.sql, compiled.arguments(values))
+        except Refusal as refusal:
+            self.refusal = refusal
+            raise
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Runs]:
+        yield self
+
+
+class _Busy(Unavailable):
+    """Somebody else holds the lock: worth another try."""
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    # isolation_level=None: autocommit. Python's default begins transactions behind one's back.
+    connection = sqlite3.connect(
+        path, isolation_level=None, cached_statements=256, uri=path.startswith("file:")
+    )
+    for pragma in PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _execute(connection: sqlite3.Connection, sql: str, arguments: Sequence[Any] = ()) -> list[Row]:
+    try:
+        # To the last row: only then has SQLite committed.
+        return connection.execute(sql, arguments).fetchall()
+    except sqlite3.Error as error:
+        if is_busy(error):
+            raise _Busy(BUSY) from error
+        raise explain(error) or error from error
+
+
+async def _patiently(connection: sqlite3.Connection, sql: str, arguments: Sequence[Any] = ()) -> list[Row]:
+    """Wait for another process's lock without holding up the loop: busy_timeout would sleep inside C."""
+    deadline, pause = None, 0.0005
+    while True:
+        try:
+            return _execute(connection, sql, arguments)
+        except _Busy:
+            deadline = deadline or time.monotonic() + PATIENCE
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.02)

@@ -1,0 +1,92 @@
+"""Every refusal is a class with a status and a sentence. Nothing here knows HTTP's framework or the database."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Refusal(Exception):
+    """A request that is answered with a sentence instead of what it asked for.
+
+    `detail` is written to a person. Subclasses fix the status; `title` names the kind, as RFC 9457 has it.
+    """
+
+    status = 400
+    title = "Bad request"
+
+    def __init__(self, detail: str | None = None, *, headers: dict[str, str] | None = None) -> None:
+        self.detail = detail or f"{self.title}."
+        self.headers = headers or {}
+        super().__init__(self.detail)
+
+
+class Unauthenticated(Refusal):
+    """Who are you? `error` is RFC 6750's code; without a token there is none to report."""
+
+    status, title = 401, "Not authenticated"
+
+    def __init__(self, detail: str | None = None, *, error: str | None = "invalid_token") -> None:
+        challenge = f'Bearer error="{error}"' if error else "Bearer"
+        super().__init__(detail, headers={"WWW-Authenticate": challenge})
+
+
+class Forbidden(Refusal):
+    status, title = 403, "Not allowed"
+
+
+class Missing(Refusal):
+    """No such thing for this caller: missing and invisible are one and the same."""
+
+    status, title = 404, "Not found"
+
+
+class Clash(Refusal):
+    status, title = 409, "Conflict"
+
+
+class Stale(Refusal):
+    status, title = 412, "Changed meanwhile"
+
+
+class Invalid(Refusal):
+    """The shape is right, a rule of the database is not."""
+
+    status, title = 422, "Not valid"
+
+
+class Unavailable(Refusal):
+    """Come back in a moment. Always says when."""
+
+    status, title = 503, "Try again"
+
+    def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class CannotStart(Exception):
+    """The server must not start like this. The message names the cause and the cure."""
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong with a request. What was sent is not repeated: it may be a password."""
+
+    loc: list[str | int] = Field(description="Where: `body`, `query` or `path`, then the field.")
+    msg: str
+    type: str
+
+
+class Problem(BaseModel):
+    """What every error looks like: problem details (RFC 9457)."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str | list[FieldError] = Field(description="A sentence; for 422 a list of what is wrong, and where.")
+
+
+class TokenProblem(BaseModel):
+    """What the token endpoint answers instead (RFC 6749, section 5.2)."""
+
+    error: str
+    error_description: str
+    detail: str

@@ -1,0 +1,112 @@
+"""What every entity has: an id never given twice, two instants, a version that grows with each change, and manners.
+
+An entity is one file: its fields once in a Base, and by inheritance the table, Create, Read and Update.
+"""
+
+import unicodedata
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import MISSING, AfterValidator, ConfigDict
+from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Integer, Table, text
+from sqlalchemy.orm import declared_attr
+from sqlmodel import Field, SQLModel
+
+# Named, so that migrations can find them again and a violation can be told in a sentence.
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+# 64 bits on PostgreSQL; SQLite's row id wants the very word INTEGER.
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+
+def clean(value: str) -> str:
+    """`value`, if both databases can keep it: no control character but tab and line break, no lone surrogate."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\n\r" for letter in value):
+        raise ValueError("must not hold control characters")
+    return value
+
+
+def single(value: str) -> str:
+    """`value`, if it can stand on one line by itself: not blank, no line break."""
+    if not value.strip() or any(letter in value for letter in "\t\n\r"):
+        raise ValueError("must be one line, and not blank")
+    return value
+
+
+# The text types of every entity. Give each field its own max_length.
+Text = Annotated[str, AfterValidator(clean)]
+Line = Annotated[Text, AfterValidator(single)]
+
+
+class Access(Enum):
+    """Who sees an entity's rows; somebody else's do not exist for them. A superuser sees every row."""
+
+    OWNED = "the user whose id stands in the owner's column"
+    SHARED = "everyone signed in"
+    RESTRICTED = "superusers only"
+
+
+def utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    # What is read has every field: a default would only say how the database came by it.
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+class Row(SQLModel):
+    """What the database adds to every row, and every answer shows."""
+
+    model_config = ConfigDict(
+        json_schema_serialization_defaults_required=True, json_schema_extra=_without_defaults
+    )
+
+    id: int = Field(default=None, primary_key=True, sa_type=BigId)
+    created_at: datetime = Field(default_factory=utcnow)
+    updated_at: datetime = Field(default_factory=utcnow, sa_column_kwargs={"onupdate": utcnow})
+    version: int = Field(default=1, sa_column_kwargs={"onupdate": text("version + 1")})
+
+
+class Entity:
+    """Mixed into every table class: `class Item(Entity, ItemRead, table=True)`."""
+
+    __access__: ClassVar[Access] = Access.OWNED
+    __owner__: ClassVar[str] = "owner_id"
+    __table__: ClassVar[Table]
+
+    @declared_attr.directive
+    def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805  # SQLAlchemy calls it with the class
+        # A Session that saves what somebody else changed meanwhile is refused, and not the last to win.
+        return {"version_id_col": cls.__table__.c.version}
+
+
+class Closed(SQLModel):
+    """What a client may send. A key that is not declared is refused, so none sets `owner_id`, and no typo is lost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Partial(Closed):
+    """What a client may change: every field of its Base, each optional. Absent means unchanged; null is not absent."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for field in cls.model_fields.values():
+            field.default, field.default_factory = MISSING, None
+            field.annotation = field.annotation | MISSING  # type: ignore[assignment,operator]  # a sentinel in a union
+        cls.model_rebuild(force=True)
+
+
+def rule(name: str, condition: str | ColumnElement[bool], sentence: str) -> CheckConstraint:
+    """A rule across fields, kept by the database and answered 422 with its sentence. Goes into `__table_args__`."""
+    return CheckConstraint(condition, name=name, info={"sentence": sentence})

@@ -1,0 +1,71 @@
+"""A user: somebody who can log in. The password is stored hashed, and leaves in no answer."""
+
+import unicodedata
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, EmailStr, SecretStr, StringConstraints
+from pydantic import Field as Constraint
+from sqlmodel import Field, SQLModel
+
+from app.models.base import BigId, Closed, Entity, Line, Partial, Row, clean
+from app.security import new_security_stamp
+
+
+def fold(value: Any) -> Any:
+    """One spelling for what is the same to a person: `Ann@Example.com` is `ann@example.com`."""
+    return unicodedata.normalize("NFKC", clean(value)).casefold() if isinstance(value, str) else value
+
+
+# No "@" in a name, so that a login can be either and never means two people.
+Username = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, to_lower=True, pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$"),
+]
+Email = Annotated[EmailStr, BeforeValidator(fold)]
+
+
+def as_typed(value: SecretStr) -> SecretStr:
+    clean(value.get_secret_value())
+    return value
+
+
+# A passphrase beats composition rules (NIST SP 800-63B). Long enough for any, bounded for the hash's sake.
+Password = Annotated[
+    SecretStr,
+    Constraint(min_length=15, max_length=1000, examples=["four plain words together"]),
+    AfterValidator(as_typed),
+]
+
+
+class UserBase(SQLModel):
+    username: Username = Field(min_length=2, max_length=64, unique=True, schema_extra={"examples": ["ann"]})
+    email: Email = Field(max_length=254, unique=True, schema_extra={"examples": ["ann@example.com"]})
+    full_name: Line | None = Field(default=None, max_length=255, schema_extra={"examples": ["Ann Archer"]})
+
+
+class UserCreate(Closed, UserBase):
+    password: Password
+
+
+class UserUpdate(Partial, UserBase):
+    """What users may change about themselves."""
+
+
+class UserRead(UserBase, Row):
+    is_active: bool = True
+    is_superuser: bool = False
+
+
+class User(Entity, UserRead, table=True):
+    __tablename__ = "users"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+    __owner__ = "id"
+
+    hashed_password: str = Field(max_length=255)
+    # Part of every access token: a new stamp ends the tokens given out before.
+    security_stamp: int = Field(default_factory=new_security_stamp, sa_type=BigId)
+
+
+class PasswordChange(Closed):
+    current_password: SecretStr = Field(max_length=1000)
+    new_password: Password

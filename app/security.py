@@ -1,0 +1,138 @@
+"""Passwords and tokens: what proves who is calling. Nothing here touches the database."""
+
+import asyncio
+import hashlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from jose import JWTError, jwt
+from passlib.context import CryptContext
+
+from app.errors import Unauthenticated, Unavailable
+
+ALGORITHM = "HS256"
+ISSUER = AUDIENCE = "cadre"
+PURPOSE = "access"
+REQUIRED = ("exp", "iat", "iss", "aud", "sub")
+P, T = ParamSpec("P"), TypeVar("T")
+OPTIONS = {f"require_{claim}": True for claim in REQUIRED}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a token says. Whether it still holds is for the database to say, in the same statement that acts."""
+
+    user_id: int
+    is_superuser: bool
+    security_stamp: int
+
+
+def create_access_token(identity: Identity, *, key: str, minutes: int) -> str:
+    """A signed JWT (RFC 7519) for `identity`, good for `minutes`. It holds no personal data."""
+    now = int(time.time())
+    claims = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": f"user:{identity.user_id}",
+        "iat": now,
+        "exp": now + 60 * minutes,
+        "jti": secrets.token_urlsafe(12),
+        "purpose": PURPOSE,
+        "role": "superuser" if identity.is_superuser else "user",
+        "stamp": str(identity.security_stamp),
+    }
+    return jwt.encode(claims, key, algorithm=ALGORITHM)
+
+
+def read_access_token(token: str, *, key: str) -> Identity:
+    """The identity in a token of ours. Anything else raises Unauthenticated (RFC 8725 lists how tokens lie)."""
+    try:
+        # `crit`, `kid` and other algorithms: a header that we did not write is not ours.
+        if jwt.get_unverified_header(token) != {"alg": ALGORITHM, "typ": "JWT"}:
+            raise Unauthenticated
+        claims = jwt.decode(token, key, algorithms=[ALGORITHM], audience=AUDIENCE, issuer=ISSUER, options=OPTIONS)
+        kind, _, number = claims["sub"].partition(":")
+        # python-jose lets a token through that was issued in the future.
+        if kind != "user" or claims["purpose"] != PURPOSE or claims["iat"] > time.time() + 60:
+            raise Unauthenticated
+        return Identity(int(number), claims["role"] == "superuser", int(claims["stamp"]))
+    except (JWTError, ValueError, TypeError, KeyError, OverflowError, AttributeError):
+        raise Unauthenticated("That token is not valid, or no longer.") from None
+
+
+def new_security_stamp() -> int:
+    """Goes into a user's tokens; a new one ends all the old. 62 random bits."""
+    return secrets.randbits(62)
+
+
+def new_machine_token() -> str:
+    """A random token for a machine, to be shown once. Its prefix makes a leaked one recognisable."""
+    return f"cadre_{secrets.token_urlsafe(32)}"
+
+
+def hash_machine_token(token: str) -> str:
+    """What is stored. It is random and long, so a plain SHA-256 cannot be guessed back."""
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+class Hasher:
+    """Password hashing in a lane of its own: one niced thread and a short queue, so that logins never starve the rest.
+
+    A hash costs some 300 ms of CPU. What would wait behind more than `queue` others is refused with Unavailable.
+    """
+
+    def __init__(self, rounds: int = 12, *, threads: int = 1, queue: int = 16) -> None:
+        # bcrypt_sha256 has no 72-byte cut. The others are accepted, and upgraded at the next login.
+        self._context = CryptContext(
+            ["bcrypt_sha256", "bcrypt", "django_pbkdf2_sha256"],
+            deprecated=["bcrypt", "django_pbkdf2_sha256"],
+            bcrypt_sha256__rounds=rounds,
+        )
+        self._places = queue + threads
+        self._taken = 0
+        self._executor = ThreadPoolExecutor(threads, "hashing", _be_nice)
+        # What a login with an unknown name is checked against, so that it takes as long as any other.
+        self._decoy = self._executor.submit(self._context.hash, secrets.token_urlsafe())
+
+    async def hash(self, password: str) -> str:
+        """The hash to store. Raises Unavailable when the lane is full."""
+        return await self._run(self._context.hash, password)
+
+    async def verify(self, password: str, hashed: str | None) -> tuple[bool, str | None]:
+        """Whether it is right, and a better hash to store where the old one is outdated. `None` is nobody's hash."""
+        return await self._run(self._verify, password, hashed)
+
+    def refuse_if_full(self) -> None:
+        """Raise Unavailable now, before any work was done in vain."""
+        if self._taken >= self._places:
+            raise Unavailable("Too many logins at once. Try again in a moment.", retry_after=2)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _verify(self, password: str, hashed: str | None) -> tuple[bool, str | None]:
+        right, better = self._context.verify_and_update(password, hashed or self._decoy.result())
+        return (right, better) if hashed else (False, None)
+
+    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self.refuse_if_full()
+        self._taken += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, partial(work, *args, **kwargs))
+        finally:
+            self._taken -= 1
+
+
+def _be_nice() -> None:
+    # On Linux priority belongs to a thread; elsewhere to the process, which must keep its own.
+    if hasattr(os, "sched_getaffinity"):
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)

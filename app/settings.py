@@ -1,0 +1,123 @@
+"""One place for what differs between machines. A bad value stops the start and names the cure."""
+
+import os
+import secrets
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.errors import CannotStart
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMITTED, LOCAL, KEY_FILE = ROOT / ".env", ROOT / ".env.local", ROOT / ".secret-key"
+NEW_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
+WELL_KNOWN = ("secret", "changethis", "changeme", "change-me", "password", "your-", "example", "09d25e094faa6ca2556c")
+
+Words = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Read from the environment, then `.env.local` (git-ignored), then `.env` (committed)."""
+
+    model_config = SettingsConfigDict(env_file=(COMMITTED, LOCAL), env_file_encoding="utf-8", extra="forbid")
+
+    environment: Literal["development", "test", "production"] = "development"
+    database_url: str = Field("sqlite:///cadre.db", description="`sqlite:///file.db` or `postgresql://...`.")
+    secret_key: SecretStr = Field(SecretStr(""), description="Signs tokens. Made on first start in development.")
+    access_token_minutes: int = Field(15, ge=1, le=60, description="How long a login lasts.")
+    bcrypt_rounds: int = Field(12, ge=4, le=16, description="Cost of a password hash; at least 10 in production.")
+    registration_open: bool = Field(True, description="Whether strangers may sign up.")
+    read_only: bool = Field(False, description="Answer every write with 503, for maintenance.")
+    database_connections: int = Field(10, ge=2, le=100, description="At most this many for verbs, and for sessions.")
+    cors_origins: Words = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
+    cors_origin_regex: str | None = Field(None, description="The same as one regular expression.")
+    cors_credentials: bool = Field(False, description="Whether those pages may send cookies.")
+    cors_methods: Words = ("GET", "HEAD", "POST", "PATCH", "DELETE")
+    cors_headers: Words = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Token")
+    cors_max_age: int = Field(600, ge=0, le=86400, description="Seconds a browser may remember a preflight.")
+    first_superuser_username: str = "admin"
+    first_superuser_email: str = "admin@example.com"
+
+    @field_validator("cors_origins", "cors_methods", "cors_headers", mode="before")
+    @classmethod
+    def split_words(cls, value: Any) -> Any:
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def anchor_database(cls, value: str) -> str:
+        """A relative SQLite file lies beside `app/`, wherever the server is started from."""
+        if value.startswith("sqlite:///"):
+            path = value.removeprefix("sqlite:///")
+            if not path or path.startswith(":memory:"):
+                raise ValueError("needs a file, like sqlite:///cadre.db")
+            return value if path.startswith(("/", "file:")) or path[1:2] == ":" else f"sqlite:///{ROOT / path}"
+        if value.startswith(("postgresql://", "postgres://")):
+            return value.replace("postgres://", "postgresql://", 1)
+        raise ValueError("must begin with sqlite:/// or postgresql://")
+
+    @model_validator(mode="after")
+    def refuse_what_is_unsafe(self) -> Self:
+        if "*" in self.cors_origins and self.cors_credentials:
+            raise ValueError("CORS_ORIGINS=* with CORS_CREDENTIALS=true would open the API to every web page: name the pages")
+        if self.environment == "production" and self.bcrypt_rounds < 10:
+            raise ValueError("BCRYPT_ROUNDS must be at least 10 in production")
+        if not self.secret_key.get_secret_value() and self.environment == "development":
+            self.secret_key = SecretStr(development_key())
+        refuse_weak_key(self.secret_key.get_secret_value())
+        return self
+
+
+def refuse_weak_key(key: str) -> None:
+    """Raise ValueError unless `key` could be a random one of 32 bytes or more (RFC 7518, section 3.2)."""
+    if not key:
+        raise ValueError(f"SECRET_KEY is missing: make one with {NEW_KEY}")
+    if len(key.encode()) < 32 or len(set(key)) < 10 or any(word in key.lower() for word in WELL_KNOWN):
+        raise ValueError(f"SECRET_KEY is short or well known: make one of your own with {NEW_KEY}")
+
+
+def development_key() -> str:
+    """The key of this working copy, made on first use. Of two servers that start at once, both get the same."""
+    if not KEY_FILE.exists():
+        draft = KEY_FILE.with_name(f"{KEY_FILE.name}.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(48))
+        with suppress(FileExistsError):
+            # A link appears complete or not at all, and never over another one.
+            os.link(draft, KEY_FILE)
+        draft.unlink()
+    return KEY_FILE.read_text().strip()
+
+
+def refuse_committed_secrets() -> None:
+    """Raise CannotStart if `.env`, which is committed, holds what nobody else may know."""
+    values = dotenv_values(COMMITTED) if COMMITTED.exists() else {}
+    for name, value in values.items():
+        if value and (name.upper() == "SECRET_KEY" or (name.upper() == "DATABASE_URL" and urlsplit(value).password)):
+            raise CannotStart(f"{name.upper()} in .env is a secret in a committed file: move that line to .env.local, and change it.")
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The settings of this process. Raises CannotStart with one sentence for each setting that is wrong."""
+    refuse_committed_secrets()
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise CannotStart("\n".join(_sentence(wrong["loc"], wrong["type"], wrong["msg"]) for wrong in error.errors())) from None
+    except OSError as error:
+        raise CannotStart(f"{error.filename}: {error.strerror}. Make the folder writable, or set SECRET_KEY.") from None
+
+
+def _sentence(loc: tuple[Any, ...], kind: str, msg: str) -> str:
+    name = ".".join(map(str, loc)).upper()
+    if kind == "extra_forbidden":
+        return f"{name} in .env or .env.local is no setting of Cadre: correct its name or remove the line."
+    msg = msg.removeprefix("Value error, ")
+    return f"{name}: {msg}. Correct it in the environment, .env.local or .env." if name else f"{msg}."
