@@ -1,8 +1,8 @@
 """The one write path. Every door (API, command line, worker) uses these verbs, so no rule can be forgotten at one.
 
-    async with transaction(caller) as tx:
-        await items.create(tx, first)
-        await items.create(tx, second)  # refused? Then nothing of the first remains
+async with transaction(caller) as tx:
+    await items.create(tx, first)
+    await items.create(tx, second)  # refused? Then nothing of the first remains
 """
 
 from collections.abc import AsyncIterator
@@ -11,7 +11,16 @@ from dataclasses import replace
 
 from app.engine.accounts import Accounts, Caller
 from app.engine.verbs import Verbs
-from app.models import Item, ItemCreate, ItemRead, MachineToken, MachineTokenRead, User, UserRead, UserWithItems
+from app.models import (
+    Item,
+    ItemCreate,
+    ItemRead,
+    MachineToken,
+    MachineTokenRead,
+    User,
+    UserRead,
+    UserWithItems,
+)
 
 # Where every caller must stand: each statement below also asks that they are there, active, and what their token says.
 accounts = Accounts(User)

@@ -11,11 +11,16 @@ class Refusal(Exception):
 
     status = 400
     title = "Bad request"
+    media_type = "application/problem+json"
 
     def __init__(self, detail: str | None = None, *, headers: dict[str, str] | None = None) -> None:
         self.detail = detail or f"{self.title}."
         self.headers = headers or {}
         super().__init__(self.detail)
+
+    def content(self) -> dict[str, object]:
+        """What the answer's body says: a Problem."""
+        return {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail}
 
 
 class Unauthenticated(Refusal):
@@ -61,8 +66,23 @@ class Unavailable(Refusal):
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
 
 
-class CannotStart(Exception):
-    """The server must not start like this. The message names the cause and the cure."""
+class NoToken(Refusal):
+    """The token endpoint's own refusal (RFC 6749, section 5.2). `error` is one of its codes."""
+
+    title = "No token"
+    media_type = "application/json"
+
+    def __init__(self, error: str, detail: str) -> None:
+        super().__init__(detail)
+        self.error = error
+
+    def content(self) -> dict[str, object]:
+        """What the answer's body says: a TokenProblem."""
+        return {"error": self.error, "error_description": self.detail, "detail": self.detail}
+
+
+class CannotStart(SystemExit):
+    """The process must not start like this. It ends with this sentence, which names the cause and the cure."""
 
 
 class FieldError(BaseModel):

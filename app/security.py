@@ -10,8 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from jose import JWTError, jwt
 from passlib.context import CryptContext
@@ -22,7 +21,7 @@ ALGORITHM = "HS256"
 ISSUER = AUDIENCE = "cadre"
 PURPOSE = "access"
 REQUIRED = ("exp", "iat", "iss", "aud", "sub")
-P, T = ParamSpec("P"), TypeVar("T")
+T = TypeVar("T")
 OPTIONS = {f"require_{claim}": True for claim in REQUIRED}
 
 
@@ -122,11 +121,11 @@ class Hasher:
         right, better = self._context.verify_and_update(password, hashed or self._decoy.result())
         return (right, better) if hashed else (False, None)
 
-    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _run(self, work: Callable[..., T], *args: str | None) -> T:
         self.refuse_if_full()
         self._taken += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, partial(work, *args, **kwargs))
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
         finally:
             self._taken -= 1
 

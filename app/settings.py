@@ -17,7 +17,16 @@ from app.errors import CannotStart
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED, LOCAL, KEY_FILE = ROOT / ".env", ROOT / ".env.local", ROOT / ".secret-key"
 NEW_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
-WELL_KNOWN = ("secret", "changethis", "changeme", "change-me", "password", "your-", "example", "09d25e094faa6ca2556c")
+WELL_KNOWN = (
+    "secret",
+    "changethis",
+    "changeme",
+    "change-me",
+    "password",
+    "your-",
+    "example",
+    "09d25e094faa6ca2556c",
+)
 
 Words = Annotated[tuple[str, ...], NoDecode]
 
@@ -46,7 +55,7 @@ class Settings(BaseSettings):
 
     @field_validator("cors_origins", "cors_methods", "cors_headers", mode="before")
     @classmethod
-    def split_words(cls, value: Any) -> Any:
+    def split_words(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
     @field_validator("database_url")
@@ -65,7 +74,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def refuse_what_is_unsafe(self) -> Self:
         if "*" in self.cors_origins and self.cors_credentials:
-            raise ValueError("CORS_ORIGINS=* with CORS_CREDENTIALS=true would open the API to every web page: name the pages")
+            raise ValueError(
+                "CORS_ORIGINS=* with CORS_CREDENTIALS=true would open the API to every web page: name the pages"
+            )
         if self.environment == "production" and self.bcrypt_rounds < 10:
             raise ValueError("BCRYPT_ROUNDS must be at least 10 in production")
         if not self.secret_key.get_secret_value() and self.environment == "development":
@@ -100,7 +111,9 @@ def refuse_committed_secrets() -> None:
     values = dotenv_values(COMMITTED) if COMMITTED.exists() else {}
     for name, value in values.items():
         if value and (name.upper() == "SECRET_KEY" or (name.upper() == "DATABASE_URL" and urlsplit(value).password)):
-            raise CannotStart(f"{name.upper()} in .env is a secret in a committed file: move that line to .env.local, and change it.")
+            raise CannotStart(
+                f"{name.upper()} in .env is a secret in a committed file: move that line to .env.local, and change it."
+            )
 
 
 @lru_cache
@@ -110,7 +123,9 @@ def get_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise CannotStart("\n".join(_sentence(wrong["loc"], wrong["type"], wrong["msg"]) for wrong in error.errors())) from None
+        raise CannotStart(
+            "\n".join(_sentence(wrong["loc"], wrong["type"], wrong["msg"]) for wrong in error.errors())
+        ) from None
     except OSError as error:
         raise CannotStart(f"{error.filename}: {error.strerror}. Make the folder writable, or set SECRET_KEY.") from None
 

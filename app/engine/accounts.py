@@ -16,7 +16,7 @@ ME = bindparam("me_id", type_=BigId)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is calling, and where their statements run. With no identity: the application itself, which may do anything."""
+    """Who is calling, and where their statements run. Without an identity the application itself, which may do all."""
 
     db: Runs
     identity: Identity | None = None

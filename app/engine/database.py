@@ -6,26 +6,31 @@ from contextlib import asynccontextmanager
 from sqlalchemy import make_url
 
 from app.engine.sqlite import SQLite
-from app.engine.statement import Runs
+from app.engine.statement import Database
+from app.errors import CannotStart
 
 
 @asynccontextmanager
-async def connect(url: str, *, size: int = 10) -> AsyncIterator[Runs]:
+async def connect(url: str, *, size: int = 10) -> AsyncIterator[Database]:
     """The database at `url`, for the event loop that asks, with at most `size` connections.
 
-    Raises Unavailable if it cannot be opened.
+    Raises Unavailable if SQLite's file cannot be opened, CannotStart without PostgreSQL's driver.
     """
-    database = _open(url, size)
+    database = _sqlite(url) if url.startswith("sqlite") else _postgres(url, size)
     try:
         yield database
     finally:
         await database.close()
 
 
-def _open(url: str, size: int) -> "SQLite | Postgres":
-    if url.startswith("sqlite:///"):
-        return SQLite(url.removeprefix("sqlite:///").removesuffix("&uri=true"))
-    # psycopg is an optional extra: who stays on SQLite need not have it.
-    from app.engine.postgres import Postgres
+def _sqlite(url: str) -> Database:
+    return SQLite(url.removeprefix("sqlite:///").removesuffix("&uri=true"))
 
+
+def _postgres(url: str, size: int) -> Database:
+    try:
+        # psycopg is an optional extra: who stays on SQLite need not have it.
+        from app.engine.postgres import Postgres
+    except ImportError:
+        raise CannotStart("PostgreSQL needs its driver: pip install -e '.[postgres]'") from None
     return Postgres(make_url(url).render_as_string(hide_password=False), size=size)

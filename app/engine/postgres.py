@@ -21,7 +21,7 @@ from app.errors import Refusal, Unavailable
 PATIENCE = 5.0  # seconds to wait for a connection
 TRANSACTION_LIMIT = 10.0  # seconds
 SERVER_TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s"
-DIALECT: Dialect = psycopg_dialect(paramstyle="numeric_dollar")
+DIALECT: Dialect = psycopg_dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # as it comes
 
 
 class Postgres:
@@ -169,7 +169,7 @@ class Connection:
     async def _writable(self) -> None:
         """The socket's buffer is full: wait until the server has taken some."""
         ready = self._loop.create_future()
-        self._loop.add_writer(self._socket, lambda: ready.done() or ready.set_result(None))
+        self._loop.add_writer(self._socket, ready.set_result, None)
         try:
             await ready
         finally:

@@ -1,4 +1,4 @@
-"""SQLite on the event loop: a statement takes microseconds, a thread switch a hundred. The loop never waits for a lock."""
+"""SQLite on the event loop: a statement takes microseconds, a thread a hundred. The loop never waits for a lock."""
 
 import asyncio
 import sqlite3
@@ -116,9 +116,7 @@ class _Busy(Unavailable):
 
 def _connect(path: str) -> sqlite3.Connection:
     # isolation_level=None: autocommit. Python's default begins transactions behind one's back.
-    connection = sqlite3.connect(
-        path, isolation_level=None, cached_statements=256, uri=path.startswith("file:")
-    )
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, uri=path.startswith("file:"))
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
     return connection

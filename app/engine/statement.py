@@ -1,4 +1,4 @@
-"""A statement is a SQLModel expression, compiled once for each database: its SQL, how values go in, how rows come out."""
+"""A SQLModel expression, compiled once for each database: its SQL, how values go in, how rows come out."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -47,9 +47,7 @@ class Compiled:
 
     def arguments(self, values: Values) -> list[Any]:
         """`values` by name as arguments by position, each as its column's type sends it."""
-        return [
-            process(values[name]) if name in values else constant for name, process, constant in self._binds
-        ]
+        return [process(values[name]) if name in values else constant for name, process, constant in self._binds]
 
 
 class Runs(Protocol):
@@ -65,6 +63,10 @@ class Runs(Protocol):
     def transaction(self) -> AbstractAsyncContextManager["Runs"]:
         """All or nothing. Within a transaction, the same one."""
         ...
+
+
+class Database(Runs, Protocol):
+    async def close(self) -> None: ...
 
 
 def hydrator(model: type[Model], columns: list[Column[Any]], dialect: Dialect) -> Callable[[Row], Model]:
@@ -95,7 +97,7 @@ def hydrator(model: type[Model], columns: list[Column[Any]], dialect: Dialect) -
     return hydrate
 
 
-def _as_is(value: Any) -> Any:
+def _as_is(value: object) -> object:
     return value
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Dialect, bindparam, false
+from sqlalchemy import BigInteger, ColumnElement, Dialect, Select, bindparam, false
 from sqlalchemy.sql import ClauseElement
 from sqlmodel import SQLModel, delete, insert, select, update
 
@@ -33,18 +33,18 @@ class Verbs(Generic[Read]):
         self._statement = lru_cache(SHAPES)(self._compile)
         self._hydrator = lru_cache(8)(self._make_hydrator)
 
-    async def page(self, caller: Caller, *, skip: int = 0, limit: int = 100, **equal: Any) -> list[Read]:
+    async def page(self, caller: Caller, *, skip: int = 0, limit: int = 100, **equal: object) -> list[Read]:
         """At most `limit` rows, newest first, after `skip` of them; only those whose columns `equal` what is given."""
         values = {f"equal_{name}": value for name, value in equal.items()}
         rows = await self._run(caller, "page", tuple(equal), {**values, "skip": skip, "limit": limit})
         return list(map(self._hydrator(caller.db.dialect), rows))
 
-    async def get(self, caller: Caller, id: int) -> Read:
+    async def get(self, caller: Caller, row_id: int) -> Read:
         """The row. Raises Missing."""
-        return self._one(caller, await self._run(caller, "get", (), {"row_id": id}))
+        return self._one(caller, await self._run(caller, "get", (), {"row_id": row_id}))
 
-    async def create(self, caller: Caller, data: SQLModel, **more: Any) -> Read:
-        """The new row: `data`, and `more` that clients cannot set. It belongs to the caller unless `more` says otherwise.
+    async def create(self, caller: Caller, data: SQLModel, **more: object) -> Read:
+        """The new row: `data`, and `more` that clients cannot set. Unless they say otherwise, it belongs to the caller.
 
         Raises Missing if it would belong to somebody whom the caller may not act for.
         """
@@ -58,7 +58,13 @@ class Verbs(Generic[Read]):
         return self._one(caller, await self._run(caller, "create", names, values))
 
     async def update(
-        self, caller: Caller, id: int, changes: SQLModel | None = None, *, version: int | None = None, **more: Any
+        self,
+        caller: Caller,
+        row_id: int,
+        changes: SQLModel | None = None,
+        *,
+        version: int | None = None,
+        **more: object,
     ) -> Read:
         """The row after `changes`: only what was set in them, and `more` that clients cannot set.
 
@@ -67,20 +73,20 @@ class Verbs(Generic[Read]):
         sent = {name: getattr(changes, name) for name in changes.model_fields_set} if changes else {}
         names, values = self._columns_in({**sent, **more})
         if not names:
-            return self._unless_stale(await self.get(caller, id), version)
+            return self._unless_stale(await self.get(caller, row_id), version)
         names, values = self._columns_in({**sent, **more, "updated_at": utcnow()})
-        values |= {"row_id": id, "seen_version": version}
+        values |= {"row_id": row_id, "seen_version": version}
         rows = await self._run(caller, "update", (version is not None, *names), values)
         # No row: it is missing, or it has changed.
-        return self._one(caller, rows) if rows else self._unless_stale(await self.get(caller, id), version)
+        return self._one(caller, rows) if rows else self._unless_stale(await self.get(caller, row_id), version)
 
-    async def delete(self, caller: Caller, id: int, *, version: int | None = None) -> None:
+    async def delete(self, caller: Caller, row_id: int, *, version: int | None = None) -> None:
         """Gone. Raises Missing, or Stale if a `version` is given and the row has another by now."""
-        values = {"row_id": id, "seen_version": version}
+        values: dict[str, object] = {"row_id": row_id, "seen_version": version}
         if not await self._run(caller, "delete", (version is not None,), values):
-            self._unless_stale(await self.get(caller, id), version)
+            self._unless_stale(await self.get(caller, row_id), version)
 
-    async def _run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
+    async def _run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, object]) -> list[Row]:
         rows = await caller.db.run(self._statement(verb, caller.role, shape), {**values, **caller.binds})
         if rows or caller.identity is None:
             return rows
@@ -102,7 +108,7 @@ class Verbs(Generic[Read]):
             raise Stale("Somebody changed it since you read it.")
         return row
 
-    def _columns_in(self, given: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    def _columns_in(self, given: dict[str, object]) -> tuple[tuple[str, ...], dict[str, object]]:
         """The names of those that are columns, in a fixed order, and their values as bind parameters."""
         names = tuple(sorted(name for name in given if name in self._table.c))
         return names, {f"new_{name}": given[name] for name in names}
@@ -113,17 +119,17 @@ class Verbs(Generic[Read]):
     # Below: how each verb is said in SQL. Done once for each shape.
 
     def _compile(self, verb: str, role: str, shape: tuple[Any, ...]) -> Statement:
-        say: Callable[..., ClauseElement] = getattr(self, f"_say_{verb}")
-        return Statement(say(role, *shape))
+        return Statement(getattr(self, f"_say_{verb}")(role, *shape))
 
     def _say_page(self, role: str, *equal: str) -> ClauseElement:
         filters = [self._table.c[name] == self._bind("equal", name) for name in equal]
         limit, skip = bindparam("limit", type_=BigInteger), bindparam("skip", type_=BigInteger)
-        rows = select(*self._columns).where(*self._visible(role), *filters)
+        rows: Select[Any] = select(*self._columns).where(*self._visible(role), *filters)
         return rows.order_by(self._table.c.id.desc()).limit(limit).offset(skip)
 
     def _say_get(self, role: str) -> ClauseElement:
-        return select(*self._columns).where(self._is_row(), *self._visible(role))
+        row: Select[Any] = select(*self._columns).where(self._is_row(), *self._visible(role))
+        return row
 
     def _say_create(self, role: str, *names: str) -> ClauseElement:
         row = select(*(self._bind("new", name) for name in names)).where(*self._creatable(role))

@@ -2,7 +2,6 @@
 
 import re
 import sqlite3
-from typing import Any
 
 from sqlmodel import SQLModel
 
@@ -40,7 +39,7 @@ def _explain_sqlite(error: sqlite3.Error) -> Refusal | None:
     return None
 
 
-def _explain_postgres(error: Any) -> Refusal | None:
+def _explain_postgres(error: Exception) -> Refusal | None:
     state: str = getattr(error, "sqlstate", None) or ""
     name: str = getattr(getattr(error, "diag", None), "constraint_name", None) or ""
     if state == "23505":
@@ -78,6 +77,6 @@ def _columns_of(name: str) -> list[str]:
     """The columns of a unique constraint or index, from its name."""
     for table in SQLModel.metadata.tables.values():
         for unique in (*table.constraints, *table.indexes):
-            if unique.name == name:
+            if getattr(unique, "name", None) == name:
                 return [column.name for column in getattr(unique, "columns", ())]
     return []

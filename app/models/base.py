@@ -66,7 +66,7 @@ def _without_defaults(schema: dict[str, Any]) -> None:
 class Row(SQLModel):
     """What the database adds to every row, and every answer shows."""
 
-    model_config = ConfigDict(
+    model_config = ConfigDict(  # type: ignore[assignment]  # SQLModel adds keys that we do not use
         json_schema_serialization_defaults_required=True, json_schema_extra=_without_defaults
     )
 
@@ -92,18 +92,18 @@ class Entity:
 class Closed(SQLModel):
     """What a client may send. A key that is not declared is refused, so none sets `owner_id`, and no typo is lost."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid")  # type: ignore[assignment]  # SQLModel adds keys that we do not use
 
 
 class Partial(Closed):
     """What a client may change: every field of its Base, each optional. Absent means unchanged; null is not absent."""
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         for field in cls.model_fields.values():
             field.default, field.default_factory = MISSING, None
-            field.annotation = field.annotation | MISSING  # type: ignore[assignment,operator]  # a sentinel in a union
+            field.annotation = field.annotation | MISSING  # type: ignore[assignment]  # a sentinel in a union
         cls.model_rebuild(force=True)
 
 

@@ -1,7 +1,7 @@
 """A user: somebody who can log in. The password is stored hashed, and leaves in no answer."""
 
 import unicodedata
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, EmailStr, SecretStr, StringConstraints
 from pydantic import Field as Constraint
@@ -11,9 +11,9 @@ from app.models.base import BigId, Closed, Entity, Line, Partial, Row, clean
 from app.security import new_security_stamp
 
 
-def fold(value: Any) -> Any:
+def fold(value: str) -> str:
     """One spelling for what is the same to a person: `Ann@Example.com` is `ann@example.com`."""
-    return unicodedata.normalize("NFKC", clean(value)).casefold() if isinstance(value, str) else value
+    return unicodedata.normalize("NFKC", clean(value)).casefold()
 
 
 # No "@" in a name, so that a login can be either and never means two people.
@@ -21,7 +21,7 @@ Username = Annotated[
     str,
     StringConstraints(strip_whitespace=True, to_lower=True, pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$"),
 ]
-Email = Annotated[EmailStr, BeforeValidator(fold)]
+Email = Annotated[EmailStr, BeforeValidator(lambda value: fold(value) if isinstance(value, str) else value)]
 
 
 def as_typed(value: SecretStr) -> SecretStr:
@@ -48,7 +48,9 @@ class UserCreate(Closed, UserBase):
 
 
 class UserUpdate(Partial, UserBase):
-    """What users may change about themselves."""
+    """What users may change about themselves. The e-mail is the way back into an account, so it takes the password."""
+
+    current_password: SecretStr = Field(max_length=1000)
 
 
 class UserRead(UserBase, Row):

@@ -1,0 +1,47 @@
+"""What Alembic runs for every command: the metadata of the models, and the database of the settings."""
+
+from alembic.autogenerate.api import AutogenContext
+from sqlalchemy import Connection
+from sqlmodel import SQLModel
+from sqlmodel.sql.sqltypes import AutoString
+
+import app.models  # noqa: F401  # every table, so that autogenerate can see it
+from alembic import context
+from app.engine.migrations import connect
+from app.settings import get_settings
+
+
+def render_item(kind: str, item: object, autogen: AutogenContext) -> str | bool:
+    """Say plain SQLAlchemy types, so that a migration does not change its meaning with a library."""
+    if kind != "type":
+        return False
+    if isinstance(item, AutoString):
+        return f"sa.String(length={item.length})" if item.length else "sa.String()"
+    if type(item).__name__ == "UTCDateTime":
+        return "sa.DateTime(timezone=True)"
+    return False
+
+
+def run(connection: Connection | None) -> None:
+    context.configure(
+        connection=connection,
+        url=None if connection else get_settings().database_url,
+        target_metadata=SQLModel.metadata,
+        render_item=render_item,
+        # SQLite cannot alter a column: Alembic rebuilds the table.
+        render_as_batch=True,
+        transactional_ddl=True,
+        autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+        literal_binds=connection is None,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    run(None)
+elif "connection" in context.config.attributes:
+    run(context.config.attributes["connection"])
+else:
+    with connect(get_settings().database_url) as connection:
+        run(connection)

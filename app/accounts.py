@@ -1,0 +1,167 @@
+"""Accounts: signing up, logging in, and who is a superuser. One of them always is."""
+
+import secrets
+
+from pydantic import BaseModel, SecretStr
+from sqlalchemy import bindparam, func, select
+
+from app.crud import machine_tokens, transaction, users
+from app.engine.accounts import Caller
+from app.engine.statement import Runs, Statement
+from app.errors import Clash, Forbidden, Missing, NoToken, Unauthenticated
+from app.models import (
+    Item,
+    MachineToken,
+    MachineTokenCreate,
+    MachineTokenRead,
+    PasswordChange,
+    User,
+    UserCreate,
+    UserRead,
+    UserUpdate,
+)
+from app.models.user import fold
+from app.security import Hasher, Identity, hash_machine_token, new_machine_token, new_security_stamp
+
+# Every statement of this file: compiled once, run on whichever database is asked.
+_user, _token = User.__table__.c, MachineToken.__table__.c
+_account = select(_user.id, _user.is_superuser, _user.security_stamp, _user.is_active, _user.hashed_password)
+_BY = {
+    "username": Statement(_account.where(_user.username == bindparam("login"))),
+    "email": Statement(_account.where(_user.email == bindparam("login"))),
+    "id": Statement(_account.where(_user.id == bindparam("login"))),
+}
+_BY_MACHINE_TOKEN = Statement(
+    select(_user.id, _user.is_superuser, _user.security_stamp)
+    .join_from(User, MachineToken)
+    .where(_token.hashed_token == bindparam("hashed"), _user.is_active)
+)
+# Locked, so that two superusers who demote each other at the same moment cannot both succeed.
+_SUPERUSERS = Statement(
+    select(_user.id).where(_user.is_superuser, _user.is_active).order_by(_user.id).with_for_update()
+)
+_COUNTS = Statement(
+    select(
+        select(func.count()).select_from(User).scalar_subquery(),
+        select(func.count()).select_from(User).where(_user.is_active).scalar_subquery(),
+        select(func.count()).select_from(User).where(_user.is_superuser).scalar_subquery(),
+        select(func.count()).select_from(Item).scalar_subquery(),
+    )
+)
+
+
+class Counts(BaseModel):
+    users: int
+    active_users: int
+    superusers: int
+    items: int
+
+
+async def register(application: Caller, hasher: Hasher, data: UserCreate, *, is_superuser: bool = False) -> UserRead:
+    """A new account. Raises Clash if its name or address is taken."""
+    # Hashed before the database is asked for anything: nobody waits for a lock meanwhile.
+    hashed = await hasher.hash(data.password.get_secret_value())
+    return await users.create(application, data, hashed_password=hashed, is_superuser=is_superuser)
+
+
+async def log_in(application: Caller, hasher: Hasher, login: str, password: str) -> Identity:
+    """Who that is, by username or e-mail. Raises NoToken, alike and in like time whatever was wrong."""
+    hasher.refuse_if_full()
+    rows = await application.db.run(_BY["email" if "@" in login else "username"], {"login": fold(login.strip())})
+    user_id, is_superuser, stamp, is_active, hashed = rows[0] if rows else (0, False, 0, False, None)
+    right, better = await hasher.verify(password, hashed)
+    if not right or not is_active:
+        raise NoToken("invalid_grant", "Wrong username or password.")
+    if better:
+        await users.update(application, user_id, hashed_password=better)
+    return Identity(user_id, bool(is_superuser), stamp)
+
+
+async def identify_machine(db: Runs, token: str) -> Identity:
+    """Whom a machine token belongs to. Raises Unauthenticated if nobody active."""
+    rows = await db.run(_BY_MACHINE_TOKEN, {"hashed": hash_machine_token(token)})
+    if not rows:
+        raise Unauthenticated("That X-Token is not valid, or no longer.")
+    user_id, is_superuser, stamp = rows[0]
+    return Identity(user_id, bool(is_superuser), stamp)
+
+
+async def create_machine_token(application: Caller, username: str, name: str) -> tuple[MachineTokenRead, str]:
+    """A token for a program that acts as `username`, and what it says: shown here, and never again. Raises Missing."""
+    rows = await application.db.run(_BY["username"], {"login": fold(username)})
+    if not rows:
+        raise Missing(f"Nobody is called {username}.")
+    token = new_machine_token()
+    data = MachineTokenCreate(name=name)
+    row = await machine_tokens.create(application, data, owner_id=rows[0][0], hashed_token=hash_machine_token(token))
+    return row, token
+
+
+async def confirm_password(caller: Caller, hasher: Hasher, password: str) -> None:
+    """Raise Forbidden unless it is the caller's: whoever found an open browser shall not take the account."""
+    hasher.refuse_if_full()
+    rows = await caller.db.run(_BY["id"], {"login": caller.id})
+    right, _ = await hasher.verify(password, rows[0][4] if rows else None)
+    if not right:
+        raise Forbidden("The current password is wrong.")
+
+
+async def update_account(caller: Caller, hasher: Hasher, changes: UserUpdate) -> UserRead:
+    """What users change about themselves. Raises Forbidden for a new e-mail without the current password."""
+    if "email" in changes.model_fields_set:
+        sent = "current_password" in changes.model_fields_set
+        await confirm_password(caller, hasher, changes.current_password.get_secret_value() if sent else "")
+    return await users.update(caller, caller.id, changes)
+
+
+async def change_password(caller: Caller, hasher: Hasher, data: PasswordChange) -> None:
+    """Ends every token given out before. Raises Forbidden if the current password is wrong."""
+    await confirm_password(caller, hasher, data.current_password.get_secret_value())
+    hashed = await hasher.hash(data.new_password.get_secret_value())
+    await users.update(caller, caller.id, hashed_password=hashed, security_stamp=new_security_stamp())
+
+
+async def set_active(caller: Caller, user_id: int, is_active: bool) -> UserRead:
+    """Let in, or shut out from the very next request on. Raises Missing, and Clash for the last superuser."""
+    async with transaction(caller) as tx:
+        if not is_active:
+            await _refuse_last_superuser(tx, user_id)
+        return await users.update(tx, user_id, is_active=is_active, security_stamp=new_security_stamp())
+
+
+async def set_superuser(caller: Caller, user_id: int, is_superuser: bool) -> UserRead:
+    """Promote or demote, from the very next request on. Raises Missing, and Clash for the last superuser."""
+    async with transaction(caller) as tx:
+        if not is_superuser:
+            await _refuse_last_superuser(tx, user_id)
+        return await users.update(tx, user_id, is_superuser=is_superuser)
+
+
+async def _refuse_last_superuser(tx: Caller, user_id: int) -> None:
+    if await tx.db.run(_SUPERUSERS, {}) == [(user_id,)]:
+        raise Clash("That is the last active superuser, and then nobody could undo it. Promote somebody else first.")
+
+
+async def count(caller: Caller) -> Counts:
+    """How many there are of what."""
+    (row,) = await caller.db.run(_COUNTS, {})
+    return Counts(**dict(zip(Counts.model_fields, row, strict=True)))
+
+
+async def create_first_superuser(application: Caller, hasher: Hasher, username: str, email: str) -> str | None:
+    """The generated password of a new superuser, or None if there is one already, or another server was faster."""
+    if await application.db.run(_SUPERUSERS, {}):
+        return None
+    password = new_password()
+    try:
+        data = UserCreate(username=username, email=email, password=SecretStr(password))
+        await register(application, hasher, data, is_superuser=True)
+    except Clash:
+        return None
+    return password
+
+
+def new_password() -> str:
+    """A random one that can be read out and typed: 100 bits in groups of five letters."""
+    letters = "abcdefghjkmnpqrstuvwxyz23456789"
+    return "-".join("".join(secrets.choice(letters) for _ in range(5)) for _ in range(4))

@@ -1,0 +1,124 @@
+"""What a route can ask for by type. Asking for `caller` is what makes a route ask for a token."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Path, Query, Request, Response
+from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from sqlmodel import Session
+
+from app import accounts, crud
+from app.engine import accounts as engine
+from app.engine.sessions import SESSIONS, open_session
+from app.errors import Forbidden, Unauthenticated, Unavailable
+from app.models import UserRead
+from app.models.base import Row
+from app.security import Hasher as PasswordHasher
+from app.security import read_access_token
+from app.settings import Settings as AllSettings
+
+Created = TypeVar("Created", bound=Row)
+
+bearer = OAuth2PasswordBearer("/api/v1/token", scheme_name="Login", auto_error=False)
+machine = APIKeyHeader(
+    name="X-Token",
+    scheme_name="MachineToken",
+    auto_error=False,
+    description="For programs: `python3 -m app token`.",
+)
+
+
+async def get_settings(request: Request) -> AllSettings:
+    settings: AllSettings = request.app.state.settings
+    return settings
+
+
+async def get_hasher(request: Request) -> PasswordHasher:
+    hasher: PasswordHasher = request.app.state.hasher
+    return hasher
+
+
+async def get_application(request: Request) -> engine.Caller:
+    return engine.Caller(request.app.state.database)
+
+
+async def get_caller(
+    request: Request,
+    token: Annotated[str | None, Depends(bearer)],
+    machine_token: Annotated[str | None, Depends(machine)],
+) -> engine.Caller:
+    """The verified token, which costs no SQL: whether it still holds, each verb's statement asks for itself."""
+    state = request.app.state
+    if token:
+        key = state.settings.secret_key.get_secret_value()
+        return engine.Caller(state.database, read_access_token(token, key=key))
+    if machine_token:
+        return engine.Caller(state.database, await accounts.identify_machine(state.database, machine_token))
+    raise Unauthenticated("Log in first: send a token.", error=None)
+
+
+Settings = Annotated[AllSettings, Depends(get_settings)]
+Hasher = Annotated[PasswordHasher, Depends(get_hasher)]
+Application = Annotated[engine.Caller, Depends(get_application)]  # for routes that anybody may call
+Caller = Annotated[engine.Caller, Depends(get_caller)]
+
+
+async def get_current_user(caller: Caller) -> UserRead:
+    return await crud.users.get(caller, caller.id)
+
+
+CurrentUser = Annotated[UserRead, Depends(get_current_user)]
+
+
+async def require_superuser(user: CurrentUser) -> None:
+    """A guard for a route or a router: `dependencies=[Depends(require_superuser)]`."""
+    if not user.is_superuser:
+        raise Forbidden("That is for superusers.")
+
+
+async def require_writable(request: Request, settings: Settings) -> None:
+    """The global guard: with READ_ONLY set, whatever writes is answered 503. Logging in writes nothing."""
+    if settings.read_only and request.method not in ("GET", "HEAD") and request.scope["route"].name != "log_in":
+        raise Unavailable("Cadre is read-only for a while. Reading works.", retry_after=60)
+
+
+def _plain(value: object) -> object:
+    # Python reads "1_0", "+1", " 1 " and full-width digits as numbers: a second address of the same thing.
+    if not re.fullmatch(r"[1-9][0-9]{0,15}", str(value)):
+        raise ValueError("must be a positive whole number, without leading zeros")
+    return value
+
+
+# Up to 2^53-1, which JavaScript can hold.
+RowId = Annotated[int, BeforeValidator(_plain), Path(ge=1, le=2**53 - 1)]
+
+
+class Page(BaseModel):
+    """Which part of a list, newest first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    skip: int = Field(0, ge=0, le=100_000, description="How many of the newest to leave out.")
+    limit: int = Field(100, ge=1, le=100, description="How many at most.")
+
+
+Paging = Annotated[Page, Query()]
+
+
+def created(response: Response, path: str, row: Created) -> Created:
+    """`row`, and in the response where it can be read from now on."""
+    response.headers["Location"] = f"/api/v1/{path}/{row.id}"
+    return row
+
+
+def get_session(request: Request) -> Iterator[Session]:
+    writes = request.method not in ("GET", "HEAD")
+    with open_session(request.app.state.session_engine, writes=writes) as session:
+        yield session
+
+
+# For plain `def` routes, as in SQLModel's tutorial; docs/engine.md shows one. Closed before the response leaves, and
+# never more at once than the pool has connections: a request waits outside the thread pool, where it blocks nobody.
+SessionDep = Annotated[Session, Depends(get_session, scope="function", max_concurrency=SESSIONS)]

@@ -1,0 +1,111 @@
+"""One routing table instead of a walk through nested routers: the twentieth entity answers as fast as the first.
+
+Guards hold as declared, since the table's leaves are FastAPI's own routes, with all that was included around them.
+Besides: both slash spellings without a redirect, HEAD wherever there is GET, and a true Allow.
+"""
+
+import re
+
+from fastapi import FastAPI
+from fastapi.exceptions import HTTPException
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
+from starlette._utils import get_route_path
+from starlette.routing import Match
+from starlette.types import Message, Receive, Scope, Send
+
+PLAIN = re.compile(r"(/(\{\w+\}|[^{}/]*))+")  # every parameter is a whole segment, and none is a `{name:path}`
+WILD = "{}"  # the key of a parameter's branch
+
+
+class Node:
+    """A segment of paths. Literal segments are tried before parameters, whatever the order of registration."""
+
+    __slots__ = ("branches", "methods")
+
+    def __init__(self) -> None:
+        self.branches: dict[str, Node] = {}
+        self.methods: dict[str, tuple[RouteContext, tuple[str, ...]]] = {}
+
+    def find(self, segments: list[str], at: int, values: list[str]) -> "Node | None":
+        """The node for `segments` from `at`; `values` of the parameters on the way are appended."""
+        if at == len(segments):
+            return self if self.methods else None
+        segment = segments[at]
+        literal = self.branches.get(segment) if segment != WILD else None
+        if literal and (found := literal.find(segments, at + 1, values)):
+            return found
+        wild = self.branches.get(WILD)
+        if wild and segment:
+            values.append(segment)
+            if found := wild.find(segments, at + 1, values):
+                return found
+            values.pop()
+        return None
+
+
+class Dispatch:
+    """The table, and FastAPI's router behind it for what no table can hold: mounts and `{name:path}`."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._router, self._root, self._others = app.router, Node(), []
+        for context in iter_route_contexts(app.routes):
+            if isinstance(context.original_route, APIRoute) and PLAIN.fullmatch(context.path or "/"):
+                self._add(context)
+            else:
+                self._others.append(context)
+
+    def _add(self, context: RouteContext) -> None:
+        node, names = self._root, []
+        for segment in _segments(context.path or ""):
+            if segment.startswith("{"):
+                names.append(segment[1:-1])
+                segment = WILD
+            node = node.branches.setdefault(segment, Node())
+        leaf = context, tuple(names)
+        for method in context.methods or ():
+            node.methods.setdefault(method, leaf)
+        if "GET" in node.methods:
+            node.methods.setdefault("HEAD", node.methods["GET"])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._router.app(scope, receive, send)
+            return
+        values: list[str] = []
+        node = self._root.find(_segments(get_route_path(scope)), 0, values)
+        if node is None:
+            await self._elsewhere(scope, receive, send)
+            return
+        found = node.methods.get(scope["method"])
+        if found is None:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(node.methods))})
+        context, names = found
+        scope["router"], scope["route"], scope["endpoint"] = (
+            self._router,
+            context.original_route,
+            context.endpoint,
+        )
+        scope["path_params"] = dict(zip(names, values, strict=True))
+        await context.app(scope, receive, _without_body(send) if scope["method"] == "HEAD" else send)
+
+    async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if all(other.matches(scope)[0] is Match.NONE for other in self._others):
+            raise HTTPException(404)
+        await self._router.app(scope, receive, send)
+
+
+def install(app: FastAPI) -> None:
+    """Put the table in front of `app`'s routes. Call it after the last one was added."""
+    app.router.middleware_stack = Dispatch(app)
+
+
+def _segments(path: str) -> list[str]:
+    """`/a/b` and `/a/b/` are the same; `//a/b` is not."""
+    return path.removeprefix("/").removesuffix("/").split("/")
+
+
+def _without_body(send: Send) -> Send:
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head

@@ -1,0 +1,67 @@
+"""Bring a database to the newest migration, or tell whether it is there. Of servers that start at once, one does it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, NullPool, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from alembic import command
+from app.errors import CannotStart
+from app.settings import ROOT
+
+LOCK = 0x63616472  # any number, the same for every server
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Migrate the database at `url`. Raises CannotStart if it cannot be reached or written."""
+    config = _config()
+    with connect(url) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def is_at_head(url: str) -> bool:
+    """Whether the database at `url` has the newest migration. Raises CannotStart if it cannot be reached."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    with connect(url) as connection:
+        return MigrationContext.configure(connection).get_current_revision() == head
+
+
+@contextmanager
+def connect(url: str) -> Iterator[Connection]:
+    """One transaction that holds off every other migration. On SQLite foreign keys are off: a table that is
+    rebuilt must not take its children along."""
+    where = make_url(url)
+    is_sqlite = where.get_backend_name() == "sqlite"
+    engine = create_engine(
+        url, poolclass=NullPool, connect_args={"timeout": 30} if is_sqlite else {"connect_timeout": 10}
+    )
+    if is_sqlite:
+        event.listen(engine, "connect", _begin_ourselves)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    try:
+        with engine.begin() as connection:
+            if not is_sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            yield connection
+    except DBAPIError as error:
+        raise CannotStart(
+            f"The database {where!r} cannot be used: {str(error.orig).strip()}. See DATABASE_URL."
+        ) from error
+    except CommandError as error:
+        raise CannotStart(f"The database {where!r} is of another version of this code: {error}.") from error
+
+
+def _config() -> Config:
+    return Config(toml_file=ROOT / "pyproject.toml")
+
+
+def _begin_ourselves(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver would commit before each CREATE TABLE, and leave half a migration behind when it fails.
+    connection.isolation_level = None

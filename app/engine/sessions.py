@@ -1,0 +1,44 @@
+"""A SQLModel Session beside the verbs, for a team's own queries. The same rules hold: version and updated_at move."""
+
+import sqlite3
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlmodel import Session, create_engine
+
+# deps.py lets no more requests in than this, so the pool is never waited for.
+SESSIONS = 5
+SERVER_TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
+
+
+def create_session_engine(url: str) -> Engine:
+    """An engine for Sessions at `url`. Opens nothing yet."""
+    limits: dict[str, Any] = {
+        "pool_size": SESSIONS,
+        "max_overflow": 0,
+        "pool_timeout": 5,
+        "pool_pre_ping": True,
+    }
+    if not url.startswith("sqlite"):
+        return create_engine(url, **limits, connect_args={"options": SERVER_TIMEOUTS, "connect_timeout": 5})
+    engine = create_engine(url, **limits, connect_args={"timeout": 5, "check_same_thread": False})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def open_session(engine: Engine, *, writes: bool) -> Session:
+    """A Session on `engine`. One that `writes` takes SQLite's write lock when it begins, so it cannot fail half-way."""
+    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+    return Session(engine.execution_options(begin=begin))
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver would begin transactions at the first write only, and so deferred; we begin them ourselves.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))

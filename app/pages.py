@@ -1,0 +1,90 @@
+"""The pages for people: `/`, `/docs`, `/redoc`, `/static`. They work with no internet, under a strict policy each."""
+
+import base64
+import hashlib
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.types import Scope
+
+from app.settings import ROOT
+
+STATIC = ROOT / "static"
+DOCS_FILES = Path(str(files("fastapi_offline"))) / "static"
+BASE_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+
+router = APIRouter(include_in_schema=False)
+
+
+class Files(StaticFiles):
+    """A folder for all to see, without its dot files; a link that leads out of it is not followed."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if any(part.startswith(".") for part in Path(path).parts):
+            raise HTTPException(404)
+        response = await super().get_response(path, scope)
+        response.headers["Content-Security-Policy"] = f"{BASE_POLICY}; style-src 'self'; img-src 'self'"
+        response.headers.setdefault("Cache-Control", "public, no-cache")
+        return response
+
+
+def page(html: str, policy: str) -> HTMLResponse:
+    """`html` under `policy`, which lets those scripts in the page run that are in it now, and no others."""
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(["'self'", *(f"'sha256-{digest}'" for digest in hashes)])
+    headers = {"Content-Security-Policy": f"{BASE_POLICY}; script-src {allowed}; {policy}"}
+    return HTMLResponse(html, headers=headers)
+
+
+SWAGGER = get_swagger_ui_html(
+    openapi_url="/openapi.json",
+    title="Cadre: try the API",
+    oauth2_redirect_url=None,
+    swagger_js_url="/docs/files/swagger-ui-bundle.js",
+    swagger_css_url="/docs/files/swagger-ui.css",
+    swagger_favicon_url="/static/favicon.svg",
+    swagger_ui_parameters={
+        "persistAuthorization": True,
+        "displayRequestDuration": True,
+        "tryItOutEnabled": True,
+    },
+)
+REDOC = get_redoc_html(
+    openapi_url="/openapi.json",
+    title="Cadre: read the API",
+    redoc_js_url="/docs/files/redoc.standalone.js",
+    redoc_favicon_url="/static/favicon.svg",
+    with_google_fonts=False,
+)
+
+
+@router.get("/", response_class=FileResponse)
+async def read_front_page() -> Response:
+    policy = f"{BASE_POLICY}; style-src 'self'; img-src 'self'"
+    return FileResponse(STATIC / "index.html", headers={"Content-Security-Policy": policy})
+
+
+@router.get("/docs", response_class=HTMLResponse)
+async def read_docs() -> Response:
+    policy = "style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; font-src data:"
+    return page(bytes(SWAGGER.body).decode(), policy)
+
+
+@router.get("/redoc", response_class=HTMLResponse)
+async def read_redoc() -> Response:
+    policy = "style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; worker-src blob:"
+    return page(bytes(REDOC.body).decode(), policy)
+
+
+def install(app: FastAPI) -> None:
+    """Put the pages beside the API of `app`."""
+    app.include_router(router)
+    app.mount("/static", Files(directory=STATIC), name="static")
+    app.mount("/docs/files", Files(directory=DOCS_FILES), name="docs")

@@ -1,0 +1,115 @@
+"""How a refusal is answered: problem details (RFC 9457), the same for every error, and none repeats what was sent."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm.exc import StaleDataError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from app import errors
+from app.engine.violations import BUSY, explain
+
+PROBLEM = "application/problem+json"
+MOST = 20  # how many errors of one request are listed
+log = logging.getLogger("app")
+
+
+def documented(*statuses: int, description: str | None = None) -> dict[int | str, dict[str, Any]]:
+    """The errors that a route can answer, for the OpenAPI document."""
+    return {
+        status: {"model": errors.Problem, "description": description or HTTPStatus(status).phrase}
+        for status in statuses
+    }
+
+
+def answer(refusal: errors.Refusal) -> Response:
+    return JSONResponse(refusal.content(), refusal.status, headers=refusal.headers, media_type=refusal.media_type)
+
+
+def problem(status: int, detail: object, headers: dict[str, str] | None = None) -> Response:
+    content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return JSONResponse(content, status, headers=headers, media_type=PROBLEM)
+
+
+async def on_refusal(_request: Request, refusal: errors.Refusal) -> Response:
+    return answer(refusal)
+
+
+async def on_http_exception(_request: Request, error: HTTPException) -> Response:
+    return problem(error.status_code, error.detail, dict(error.headers or {}))
+
+
+async def on_invalid(_request: Request, error: RequestValidationError) -> Response:
+    """FastAPI's own would repeat the input, passwords included, and fail over a NaN in it."""
+    found = [
+        {"loc": [_short(part) for part in wrong["loc"]], "msg": _short(wrong["msg"]), "type": wrong["type"]}
+        for wrong in error.errors()[:MOST]
+    ]
+    return problem(422, found)
+
+
+async def on_database_error(_request: Request, error: DBAPIError) -> Response:
+    """From a Session; verbs have explained theirs already."""
+    refusal = explain(error.orig) if isinstance(error.orig, Exception) else None
+    if refusal is None:
+        raise error
+    return answer(refusal)
+
+
+async def on_stale_session(_request: Request, _error: StaleDataError) -> Response:
+    return answer(errors.Clash("Somebody changed it at the same moment. Read it again."))
+
+
+async def on_busy_pool(_request: Request, _error: PoolTimeout) -> Response:
+    return answer(errors.Unavailable(BUSY))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every refusal of `app` like this, and say so in its OpenAPI document."""
+    handlers: dict[Any, Any] = {
+        errors.Refusal: on_refusal,
+        HTTPException: on_http_exception,
+        RequestValidationError: on_invalid,
+        DBAPIError: on_database_error,
+        StaleDataError: on_stale_session,
+        PoolTimeout: on_busy_pool,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if not app.openapi_schema:
+        schema = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            tags=app.openapi_tags,
+            routes=app.routes,
+        )
+        for path in schema["paths"].values():
+            for operation in path.values():
+                for answered in operation["responses"].values():
+                    _as_problem(answered.get("content", {}))
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _as_problem(content: dict[str, Any]) -> None:
+    # FastAPI knows one media type for all the answers of a route.
+    if content.get("application/json", {}).get("schema") == {"$ref": "#/components/schemas/Problem"}:
+        content[PROBLEM] = content.pop("application/json")
+
+
+def _short(part: object) -> object:
+    """`part`, so that it can be sent: a client chose the names of unknown fields, and their length."""
+    return part if isinstance(part, int) else str(part).encode(errors="replace").decode()[:200]

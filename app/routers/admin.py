@@ -1,0 +1,54 @@
+"""For superusers. The guard stands where this router is included, so that no route here can forget it."""
+
+from fastapi import APIRouter
+
+from app import accounts, crud
+from app.accounts import Counts
+from app.deps import Caller, CurrentUser, Paging, RowId
+from app.errors import Forbidden
+from app.models import UserRead
+from app.problems import documented
+
+router = APIRouter()
+
+
+@router.get("/counts")
+async def read_counts(caller: Caller) -> Counts:
+    """How many there are of what."""
+    return await accounts.count(caller)
+
+
+@router.get("/users")
+async def list_accounts(caller: Caller, page: Paging) -> list[UserRead]:
+    """Every account, newest first."""
+    return await crud.users.page(caller, **dict(page))
+
+
+@router.post("/users/{user_id}/activate", responses=documented(404))
+async def activate_user(caller: Caller, user_id: RowId) -> UserRead:
+    """Let somebody in again. They log in anew."""
+    return await accounts.set_active(caller, user_id, True)
+
+
+@router.post("/users/{user_id}/deactivate", responses=documented(404, 409))
+async def deactivate_user(caller: Caller, user_id: RowId) -> UserRead:
+    """Shut somebody out, from their very next request on. What is theirs stays."""
+    return await accounts.set_active(caller, user_id, False)
+
+
+@router.post("/users/{user_id}/promote", responses=documented(404))
+async def promote_user(caller: Caller, user_id: RowId) -> UserRead:
+    """Make somebody a superuser."""
+    return await accounts.set_superuser(caller, user_id, True)
+
+
+@router.post(
+    "/users/{user_id}/demote",
+    tags=["superusers"],
+    responses=documented(404, 409) | documented(403, description="You cannot demote yourself"),
+)
+async def demote_user(caller: Caller, user: CurrentUser, user_id: RowId) -> UserRead:
+    """Make a superuser an ordinary user. Not yourself: another superuser must agree that you go."""
+    if user_id == user.id:
+        raise Forbidden("You cannot demote yourself. Ask another superuser.")
+    return await accounts.set_superuser(caller, user_id, False)

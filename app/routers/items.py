@@ -1,0 +1,40 @@
+"""Items belong to a user. Someone else's item does not exist: 404, never 403. A superuser sees all."""
+
+from fastapi import APIRouter, Response
+
+from app.crud import items
+from app.deps import Caller, Paging, RowId, created
+from app.models import ItemCreate, ItemRead, ItemUpdate
+from app.problems import documented
+
+router = APIRouter()
+
+
+@router.get("")
+async def list_items(caller: Caller, page: Paging) -> list[ItemRead]:
+    """Your items, newest first. For superusers everybody's."""
+    return await items.page(caller, **dict(page))
+
+
+@router.post("", status_code=201, responses=documented(409))
+async def create_item(caller: Caller, data: ItemCreate, response: Response) -> ItemRead:
+    """Create an item. It belongs to you."""
+    return created(response, "items", await items.create(caller, data))
+
+
+@router.get("/{item_id}", responses=documented(404))
+async def read_item(caller: Caller, item_id: RowId) -> ItemRead:
+    """One item."""
+    return await items.get(caller, item_id)
+
+
+@router.patch("/{item_id}", responses=documented(404, 409))
+async def update_item(caller: Caller, item_id: RowId, changes: ItemUpdate) -> ItemRead:
+    """Change what you send, and nothing else."""
+    return await items.update(caller, item_id, changes)
+
+
+@router.delete("/{item_id}", status_code=204, responses=documented(404))
+async def delete_item(caller: Caller, item_id: RowId) -> None:
+    """Delete an item, for good."""
+    await items.delete(caller, item_id)

@@ -1,0 +1,37 @@
+"""What must be true before the first request: the schema is the newest, and in development somebody can log in."""
+
+import sys
+
+from app import accounts
+from app.engine import migrations
+from app.engine.accounts import Caller
+from app.engine.database import connect
+from app.errors import CannotStart
+from app.security import Hasher
+from app.settings import Settings
+
+
+def say(text: str) -> None:
+    """To the person at the terminal, not to the log."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+async def prepare(settings: Settings) -> None:
+    """In development bring everything up to date; elsewhere check. Raises CannotStart with the command to type."""
+    if settings.environment == "development":
+        migrations.upgrade(settings.database_url)
+        await ensure_superuser(settings)
+    elif not migrations.is_at_head(settings.database_url):
+        raise CannotStart("The database is not at the newest migration. Run: python3 -m app migrate")
+
+
+async def ensure_superuser(settings: Settings) -> None:
+    """Without one nobody could administer anything. The password is printed once, and stored nowhere."""
+    hasher = Hasher(settings.bcrypt_rounds)
+    async with connect(settings.database_url) as database:
+        name, email = settings.first_superuser_username, settings.first_superuser_email
+        password = await accounts.create_first_superuser(Caller(database), hasher, name, email)
+    hasher.close()
+    if password:
+        say(f"\n  The first superuser is {name}, with the password {password}\n  It is shown only this once.\n")
