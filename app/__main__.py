@@ -211,8 +211,10 @@ def _run() -> None:
         missing = (error.name or "app").partition(".")[0]
         if missing == "app":
             raise
-        cure = "delete .venv and run this again" if IS_HOME and STAMP.exists() else _install_command(set())
-        sys.exit(f"{missing} is not installed: list it in pyproject.toml if it is not there, then {cure}")
+        cure = f"run: {_install_command(set())}"
+        if IS_HOME and STAMP.exists():
+            cure = "run this again; if it is there, delete .venv first"
+        sys.exit(f"{missing} is not installed: list it in pyproject.toml, then {cure}")
     sys.exit(pytest.main(sys.argv[2:])) if is_test else cli()
 
 

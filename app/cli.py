@@ -1,1 +1,131 @@
-"""x"""
+"""The commands: `python3 -m app [run | demo | migrate | superuser | token]`, and `test`, which __main__.py answers."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import typer
+
+from app.errors import CannotStart, Refusal
+from app.settings import Settings, get_settings
+from app.start import prepare, say
+
+main = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+Port = Annotated[int, typer.Option(help="Where to listen.", min=1, max=65535)]
+Host = Annotated[str, typer.Option(help="Which of this machine's addresses; 0.0.0.0 for all.")]
+
+
+@main.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    """A backend for small teams. Without a command: run."""
+    if context.invoked_subcommand is None:
+        run()
+
+
+@main.command()
+def run(host: Host = "127.0.0.1", port: Port = 8000, reload: bool = True) -> None:
+    """Bring the database up to date and serve, with reload after each change of the code."""
+    settings = get_settings()
+    refuse_taken_port(host, port)
+    asyncio.run(prepare(settings))
+    here = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104  # comparing, not binding
+    say(f"  API         {here}/api/v1\n  Docs        {here}/docs   (log in with Authorize)\n  Front page  {here}/\n")
+    import uvicorn  # late: the other commands need no server
+
+    uvicorn.run("app.main:app", host=host, port=port, reload=reload, reload_dirs=["app"], server_header=False)
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database to the newest migration. For production, before the servers start."""
+    from app.engine import migrations
+
+    migrations.upgrade(get_settings().database_url)
+    say("The database is at the newest migration.")
+
+
+@main.command()
+def superuser(username: str, email: str) -> None:
+    """Create a superuser, also on the day when nobody can log in. The password is printed once."""
+    from pydantic import SecretStr
+
+    from app import accounts
+    from app.models import UserCreate
+
+    async def work() -> None:
+        async with opened() as (application, hasher):
+            password = accounts.new_password()
+            data = UserCreate(username=username, email=email, password=SecretStr(password))
+            user = await accounts.register(application, hasher, data, is_superuser=True)
+            say(f"{user.username} is a superuser, with the password {password}\nIt is shown only this once.")
+
+    answer(work())
+
+
+@main.command()
+def token(username: str, name: str = "machine") -> None:
+    """Create a token for a program that acts as that user, to send as X-Token. It is printed once."""
+    from app import accounts
+
+    async def work() -> None:
+        async with opened() as (application, _hasher):
+            _row, secret = await accounts.create_machine_token(application, username, name)
+            say(f"X-Token: {secret}\nIt is shown only this once. Whoever has it acts as {username}.")
+
+    answer(work())
+
+
+@main.command()
+def demo() -> None:
+    """Fill a development database with believable people and items."""
+    if get_settings().environment != "development":
+        raise CannotStart("Demo data is for development only: ENVIRONMENT says otherwise.")
+    from app.demo import fill
+
+    async def work() -> None:
+        await prepare(get_settings())
+        async with opened() as (application, hasher):
+            say(await fill(application, hasher))
+
+    answer(work())
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[tuple[Any, Any]]:
+    """The application itself as a caller, and a hasher, outside of any server."""
+    from app.engine.accounts import Caller
+    from app.engine.database import connect
+    from app.security import Hasher
+
+    settings: Settings = get_settings()
+    hasher = Hasher(settings.bcrypt_rounds)
+    try:
+        async with connect(settings.database_url) as database:
+            yield Caller(database), hasher
+    finally:
+        hasher.close()
+
+
+def answer(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; what is refused ends the command with its sentence."""
+    from pydantic import ValidationError
+
+    try:
+        asyncio.run(work)
+    except Refusal as refusal:
+        raise CannotStart(refusal.detail) from None
+    except ValidationError as error:
+        raise CannotStart("\n".join(f"{wrong['loc'][0]}: {wrong['msg']}." for wrong in error.errors())) from None
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise CannotStart now, in one sentence, rather than in the middle of uvicorn's log."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            cure = f"python3 -m app run --port {port + 1}" if port < 65535 else "another --port"
+            raise CannotStart(f"Port {port} of {host} cannot be used ({error.strerror}). Try: {cure}") from None

@@ -92,7 +92,7 @@ def _plain(value: object) -> object:
 
 
 # Up to 2^53-1, which JavaScript can hold.
-RowId = Annotated[int, BeforeValidator(_plain), Path(ge=1, le=2**53 - 1)]
+RowId = Annotated[int, Path(ge=1, le=2**53 - 1), BeforeValidator(_plain)]
 
 
 class Page(BaseModel):

@@ -1,0 +1,157 @@
+"""The real app on a real database, made anew for each test: SQLite in memory, or what TEST_DATABASE_URL names."""
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from sqlalchemy import create_engine, make_url, text
+from sqlmodel import SQLModel
+
+# Before app.main is imported: it reads its settings from here, and never from a developer's .env.local.
+os.environ.update(ENVIRONMENT="test", SECRET_KEY=secrets.token_urlsafe(48), DATABASE_URL="sqlite:////dev/null")
+
+from app import accounts
+from app.engine import migrations
+from app.engine.accounts import Caller
+from app.main import create_app
+from app.models import UserCreate, UserRead
+from app.settings import Settings
+
+POSTGRES = os.environ.get("TEST_DATABASE_URL", "")
+PASSWORD = "four plain words together"
+
+if POSTGRES and not (make_url(POSTGRES).database or "").endswith("_test"):
+    pytest.exit("TEST_DATABASE_URL must name a database that ends in _test: every test empties it.", returncode=1)
+
+
+@dataclass
+class Person:
+    """Somebody who talks to the API: `ann.post("/items", {"title": "one"})`."""
+
+    client: TestClient
+    username: str
+    id: int = 0
+    headers: dict[str, str] | None = None
+
+    @property
+    def email(self) -> str:
+        return f"{self.username}@example.com"
+
+    def log_in(self, password: str = PASSWORD) -> Any:
+        answer = self.client.post("/api/v1/token", data={"username": self.username, "password": password})
+        if answer.status_code == 200:
+            self.headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+        return answer
+
+    def get(self, path: str, **options: Any) -> Any:
+        return self.client.get(f"/api/v1{path}", headers=self.headers, **options)
+
+    def post(self, path: str, json: Any = None, **options: Any) -> Any:
+        return self.client.post(f"/api/v1{path}", json=json, headers=self.headers, **options)
+
+    def patch(self, path: str, json: Any) -> Any:
+        return self.client.patch(f"/api/v1{path}", json=json, headers=self.headers)
+
+    def delete(self, path: str) -> Any:
+        return self.client.delete(f"/api/v1{path}", headers=self.headers)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database at the newest migration, made by the migrations themselves."""
+    url = POSTGRES or f"sqlite:///{tmp_path_factory.mktemp('database')}/template.db"
+    if POSTGRES:
+        engine = create_engine(POSTGRES)
+        with engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+        engine.dispose()
+    migrations.upgrade(url)
+    return url
+
+
+@pytest.fixture
+def database_url(migrated: str) -> Iterator[str]:
+    """An empty database for this test alone."""
+    if POSTGRES:
+        engine = create_engine(POSTGRES)
+        tables = ", ".join(f'"{name}"' for name in SQLModel.metadata.tables if not name.startswith("scratch"))
+        with engine.begin() as connection:
+            connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+        engine.dispose()
+        yield POSTGRES
+        return
+    uri = f"file:/{secrets.token_hex(8)}?vfs=memdb"
+    # It lives as long as somebody holds it open.
+    held = sqlite3.connect(uri, uri=True)
+    with sqlite3.connect(migrated.removeprefix("sqlite:///")) as template:
+        template.backup(held)
+    template.close()
+    yield f"sqlite:///{uri}&uri=true"
+    held.close()
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return Settings(database_url=database_url, environment="test", bcrypt_rounds=4)
+
+
+@pytest.fixture
+def start(settings: Settings) -> Iterator[Callable[..., TestClient]]:
+    """Start the app under other settings: `client = start(read_only=True)`."""
+    running: list[TestClient] = []
+
+    def start_with(app: FastAPI | None = None, **changed: Any) -> TestClient:
+        client = TestClient(app or create_app(settings.model_copy(update=changed)), follow_redirects=False)
+        client.__enter__()
+        running.append(client)
+        return client
+
+    yield start_with
+    for client in reversed(running):
+        client.__exit__()
+
+
+@pytest.fixture
+def client(start: Callable[..., TestClient]) -> TestClient:
+    """Somebody without a token."""
+    return start()
+
+
+def sign_up(client: TestClient, username: str, *, is_superuser: bool = False) -> Person:
+    person = Person(client, username)
+    data = UserCreate(username=username, email=person.email, password=SecretStr(PASSWORD))
+    state = client.app.state  # type: ignore[attr-defined]
+
+    async def register() -> UserRead:
+        return await accounts.register(Caller(state.database), state.hasher, data, is_superuser=is_superuser)
+
+    assert client.portal is not None
+    person.id = client.portal.call(register).id
+    assert person.log_in().status_code == 200
+    return person
+
+
+@pytest.fixture
+def ann(client: TestClient) -> Person:
+    """Ann has an account like any other."""
+    return sign_up(client, "ann")
+
+
+@pytest.fixture
+def bob(client: TestClient) -> Person:
+    """Bob has an account like any other."""
+    return sign_up(client, "bob")
+
+
+@pytest.fixture
+def root(client: TestClient) -> Person:
+    """Root is a superuser."""
+    return sign_up(client, "root", is_superuser=True)
