@@ -92,6 +92,19 @@ def demo() -> None:
     answer(work())
 
 
+@main.command()
+def openapi() -> None:
+    """Write docs/openapi.json anew, after a change of the API."""
+    import json
+
+    from app.main import app
+    from app.settings import ROOT
+
+    document = json.dumps(app.openapi(), indent=1, ensure_ascii=False)
+    (ROOT / "docs" / "openapi.json").write_text(f"{document}\n", encoding="utf-8")
+    say("docs/openapi.json is as the API is now.")
+
+
 @asynccontextmanager
 async def opened() -> AsyncIterator[tuple[Any, Any]]:
     """The application itself as a caller, and a hasher, outside of any server."""
