@@ -1,0 +1,10 @@
+FROM python:3.13-slim
+WORKDIR /srv
+COPY . .
+# Editable, so that alembic/ and static/ are found beside app/.
+RUN pip install --no-cache-dir -e ".[postgres]" && useradd --create-home cadre && chown cadre /srv
+USER cadre
+# SECRET_KEY and DATABASE_URL come from outside; without them it refuses to start, and says so.
+ENV ENVIRONMENT=production
+EXPOSE 8000
+CMD ["sh", "-c", "python -m app migrate && exec uvicorn app.main:app --host 0.0.0.0 --port 8000 --no-server-header"]
