@@ -1,6 +1,6 @@
 """Plants each defect of defects.toml in a copy of this project, and sees the test named beside it turn red.
 
-    python3 tests/defects.py [part of a test's name]
+python3 tests/defects.py [part of a test's name]
 """
 
 import shutil

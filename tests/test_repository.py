@@ -1,0 +1,85 @@
+"""The repository keeps its own promises: a short reader's path, a known top level, and a README that tells the truth."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from app.settings import ROOT, Settings
+
+TOP_LEVEL = {
+    *("app", "tests", "alembic", "static", "benchmarks", "docs"),
+    *("pyproject.toml", ".env", "README.md", "AGENTS.md", "LICENSE", "CHANGELOG.md"),
+    *(".ci", ".gitignore", ".dockerignore", "Dockerfile"),
+}
+READERS_PATH = sorted(file for file in (ROOT / "app").rglob("*.py") if "engine" not in file.parts)
+ENGINE = sorted((ROOT / "app" / "engine").glob("*.py"))
+# It starts from nothing, for every kind of machine; nobody reads it to understand the app.
+BOOTSTRAP = ROOT / "app" / "__main__.py"
+
+
+def lines_of_code(file: Path) -> int:
+    """Lines that hold code: no blank ones, no comments, no docstrings."""
+    source = file.read_text(encoding="utf-8")
+    told = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                told |= set(range(first.lineno, (first.end_lineno or 0) + 1))
+    numbered = enumerate(source.splitlines(), 1)
+    return sum(1 for n, line in numbered if line.strip() and not line.strip().startswith("#") and n not in told)
+
+
+def test_the_readers_path_is_about_a_thousand_lines():
+    assert sum(lines_of_code(file) for file in READERS_PATH if file != BOOTSTRAP) <= 1000
+
+
+@pytest.mark.parametrize("file", READERS_PATH, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_of_the_readers_path_can_be_read_in_one_go(file: Path):
+    assert lines_of_code(file) <= 160
+
+
+@pytest.mark.parametrize("file", ENGINE, ids=lambda file: file.name)
+def test_a_file_of_the_engine_holds_one_idea(file: Path):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 250
+
+
+@pytest.mark.parametrize("file", [*READERS_PATH, *ENGINE], ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_says_first_what_it_promises(file: Path):
+    assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_the_top_level_holds_nothing_but_what_was_agreed():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {path.partition("/")[0] for path in listed.splitlines()} <= TOP_LEVEL
+
+
+def test_every_setting_stands_in_the_readme_with_its_default():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| `([A-Z_]+)` \| `?([^|`]+)`? \|", readme, re.MULTILINE))
+    assert set(documented) == {name.upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        said = ",".join(default) if isinstance(default, tuple) else str(default).lower()
+        if documented[name.upper()].strip() not in ("none", "made on first start"):
+            assert documented[name.upper()].strip().lower() == said.lower()
+
+
+def test_every_file_in_the_readmes_tree_is_there():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.split("## What is where")[1].split("```")[1]
+    names = re.findall(r"^  ([a-z_]+(?:\.py|/))", tree, re.MULTILINE)
+    there = {path.name + ("/" if path.is_dir() else "") for path in (ROOT / "app").iterdir()} - {"__pycache__/"}
+    assert set(names) | {"errors.py", "security.py"} == there
+
+
+def test_the_core_needs_no_more_packages_than_the_card_names():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split(r"[\[<>=]", requirement)[0] for requirement in project["dependencies"]}
+    card = {"fastapi", "sqlmodel", "uvicorn", "passlib", "python-jose", "python-multipart", "alembic"}
+    assert names == card | {"bcrypt", "pydantic-settings", "email-validator", "typer", "fastapi-offline"}
