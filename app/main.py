@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.routing import APIRoute
 
 from app import pages, problems
 from app.deps import require_writable
@@ -28,14 +27,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await prepare(settings)
     app.state.session_engine = create_session_engine(settings.database_url)
     app.state.hasher = Hasher(settings.bcrypt_rounds)
-    async with connect(settings.database_url, size=settings.database_connections) as app.state.database:
-        yield
-    app.state.hasher.close()
-    app.state.session_engine.dispose()
-
-
-def operation_id(route: APIRoute) -> str:
-    return route.name
+    try:
+        async with connect(settings.database_url, size=settings.database_connections) as app.state.database:
+            yield
+    finally:
+        app.state.hasher.close()
+        app.state.session_engine.dispose()
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -47,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         dependencies=[Depends(require_writable)],
         responses=documented(422, 503),
-        generate_unique_id_function=operation_id,
+        generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # pages.py has them, with no CDN
         redoc_url=None,
         redirect_slashes=False,  # the routing table answers both spellings

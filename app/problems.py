@@ -1,6 +1,5 @@
 """How a refusal is answered: problem details (RFC 9457), the same for every error, and none repeats what was sent."""
 
-import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -18,7 +17,6 @@ from app.engine.violations import BUSY, explain
 
 PROBLEM = "application/problem+json"
 MOST = 20  # how many errors of one request are listed
-log = logging.getLogger("app")
 
 
 def documented(*statuses: int, description: str | None = None) -> dict[int | str, dict[str, Any]]:
@@ -29,17 +27,17 @@ def documented(*statuses: int, description: str | None = None) -> dict[int | str
     }
 
 
-def answer(refusal: errors.Refusal) -> Response:
-    return JSONResponse(refusal.content(), refusal.status, headers=refusal.headers, media_type=refusal.media_type)
-
-
 def problem(status: int, detail: object, headers: dict[str, str] | None = None) -> Response:
     content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return JSONResponse(content, status, headers=headers, media_type=PROBLEM)
 
 
-async def on_refusal(_request: Request, refusal: errors.Refusal) -> Response:
-    return answer(refusal)
+async def on_refusal(_request: Request, error: Exception) -> Response:
+    """A Refusal, or what stands for one: verbs explain what the database said themselves, a Session does not."""
+    refusal = error if isinstance(error, errors.Refusal) else _refusal_of(error)
+    if refusal is None:
+        raise error
+    return JSONResponse(refusal.content(), refusal.status, headers=refusal.headers, media_type=refusal.media_type)
 
 
 async def on_http_exception(_request: Request, error: HTTPException) -> Response:
@@ -55,34 +53,12 @@ async def on_invalid(_request: Request, error: RequestValidationError) -> Respon
     return problem(422, found)
 
 
-async def on_database_error(_request: Request, error: DBAPIError) -> Response:
-    """From a Session; verbs have explained theirs already."""
-    refusal = explain(error.orig) if isinstance(error.orig, Exception) else None
-    if refusal is None:
-        raise error
-    return answer(refusal)
-
-
-async def on_stale_session(_request: Request, _error: StaleDataError) -> Response:
-    return answer(errors.Clash("Somebody changed it at the same moment. Read it again."))
-
-
-async def on_busy_pool(_request: Request, _error: PoolTimeout) -> Response:
-    return answer(errors.Unavailable(BUSY))
-
-
 def install(app: FastAPI) -> None:
     """Answer every refusal of `app` like this, and say so in its OpenAPI document."""
-    handlers: dict[Any, Any] = {
-        errors.Refusal: on_refusal,
-        HTTPException: on_http_exception,
-        RequestValidationError: on_invalid,
-        DBAPIError: on_database_error,
-        StaleDataError: on_stale_session,
-        PoolTimeout: on_busy_pool,
-    }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
+    for kind in (errors.Refusal, DBAPIError, StaleDataError, PoolTimeout):
+        app.add_exception_handler(kind, on_refusal)
+    app.add_exception_handler(HTTPException, on_http_exception)  # type: ignore[arg-type]  # as Starlette types it
+    app.add_exception_handler(RequestValidationError, on_invalid)  # type: ignore[arg-type]
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
 
 
@@ -102,6 +78,15 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                     _as_problem(answered.get("content", {}))
         app.openapi_schema = schema
     return app.openapi_schema
+
+
+def _refusal_of(error: Exception) -> errors.Refusal | None:
+    if isinstance(error, StaleDataError):
+        return errors.Clash("Somebody changed it at the same moment. Read it again.")
+    if isinstance(error, PoolTimeout):
+        return errors.Unavailable(BUSY)
+    driver_error = getattr(error, "orig", None)
+    return explain(driver_error) if isinstance(driver_error, Exception) else None
 
 
 def _as_problem(content: dict[str, Any]) -> None:
