@@ -1,6 +1,7 @@
 """Accounts: signing up, logging in, and who is a superuser. One of them always is."""
 
 import secrets
+from contextlib import suppress
 
 from pydantic import BaseModel, SecretStr
 from sqlalchemy import bindparam, func, select
@@ -8,7 +9,7 @@ from sqlalchemy import bindparam, func, select
 from app.crud import machine_tokens, transaction, users
 from app.engine.accounts import Caller
 from app.engine.statement import Runs, Statement
-from app.errors import Clash, Forbidden, Missing, NoToken, Unauthenticated
+from app.errors import Clash, Forbidden, Missing, NoToken, Unauthenticated, Unavailable
 from app.models import (
     Item,
     MachineToken,
@@ -73,7 +74,8 @@ async def log_in(application: Caller, hasher: Hasher, login: str, password: str)
     if not right or not is_active:
         raise NoToken("invalid_grant", "Wrong username or password.")
     if better:
-        await users.update(application, user_id, hashed_password=better)
+        with suppress(Unavailable):  # it can wait for the next login
+            await users.update(application, user_id, hashed_password=better)
     return Identity(user_id, bool(is_superuser), stamp)
 
 

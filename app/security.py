@@ -63,7 +63,7 @@ def read_access_token(token: str, *, key: str) -> Identity:
         if kind != "user" or claims["purpose"] != PURPOSE or claims["iat"] > time.time() + 60:
             raise Unauthenticated
         return Identity(int(number), claims["role"] == "superuser", int(claims["stamp"]))
-    except (JWTError, ValueError, TypeError, KeyError, OverflowError, AttributeError):
+    except (JWTError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise Unauthenticated("That token is not valid, or no longer.") from None
 
 

@@ -1,5 +1,6 @@
 """From a URL to a database that verbs can run on, and to Sessions beside them."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,7 +15,7 @@ from app.errors import CannotStart
 async def connect(url: str, *, size: int = 10) -> AsyncIterator[Database]:
     """The database at `url`, for the event loop that asks, with at most `size` connections.
 
-    Raises Unavailable if SQLite's file cannot be opened, CannotStart without PostgreSQL's driver.
+    Raises Unavailable if SQLite's file cannot be opened, CannotStart without PostgreSQL's driver, or on Windows.
     """
     database = _sqlite(url) if url.startswith("sqlite") else _postgres(url, size)
     try:
@@ -33,4 +34,6 @@ def _postgres(url: str, size: int) -> Database:
         from app.engine.postgres import Postgres
     except ImportError:
         raise CannotStart("PostgreSQL needs its driver: pip install -e '.[postgres]'") from None
+    if sys.platform == "win32":
+        raise CannotStart("On Windows, Cadre runs on SQLite; for PostgreSQL start it inside WSL.")
     return Postgres(make_url(url).render_as_string(hide_password=False), size=size)

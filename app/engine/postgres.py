@@ -16,10 +16,11 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 
 from app.engine.statement import Row, Runs, Statement, Values
 from app.engine.violations import BUSY, explain
-from app.errors import Refusal, Unavailable
+from app.errors import Unavailable
 
 PATIENCE = 5.0  # seconds to wait for a connection
 TRANSACTION_LIMIT = 10.0  # seconds
+PREPARED = 500  # statements that one connection keeps ready
 SERVER_TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s"
 DIALECT: Dialect = psycopg_dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # as it comes
 
@@ -50,8 +51,8 @@ class Postgres:
             try:
                 async with asyncio.timeout(TRANSACTION_LIMIT) as limit:
                     yield transaction
-                    if transaction.refusal:
-                        raise transaction.refusal
+                    if transaction.failure:
+                        raise transaction.failure
                     await connection.command(b"COMMIT")
             except TimeoutError:
                 if not limit.expired():
@@ -131,7 +132,7 @@ class Connection:
             raise explain(error) or error from error
 
     async def command(self, sql: bytes) -> None:
-        """BEGIN, COMMIT or ROLLBACK."""
+        """Something without arguments and rows, like BEGIN."""
         try:
             self._pg.send_query_params(sql, None)
             await self._result()
@@ -145,6 +146,9 @@ class Connection:
         # By types too: a None has none, and the server would guess another for the next value.
         name = self._prepared.get((sql, types))
         if name is None:
+            if len(self._prepared) >= PREPARED:
+                await self.command(b"DEALLOCATE ALL")
+                self._prepared.clear()
             name = b"cadre%d" % len(self._prepared)
             self._pg.send_prepare(name, sql.encode(), param_types=types)
             await self._result()
@@ -194,21 +198,21 @@ class Connection:
 
 
 class Transaction:
-    """Between BEGIN and COMMIT. The first refusal is the last word, even if it is caught."""
+    """Between BEGIN and COMMIT. The first failure is the last word, even if it is caught: COMMIT would keep nothing."""
 
     dialect = DIALECT
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.refusal: Refusal | None = None
+        self.failure: Exception | None = None
 
     async def run(self, statement: Statement, values: Values) -> list[Row]:
-        if self.refusal:
-            raise self.refusal
+        if self.failure:
+            raise self.failure
         try:
             return await self._connection.run(statement, values)
-        except Refusal as refusal:
-            self.refusal = refusal
+        except Exception as error:
+            self.failure = error
             raise
 
     @asynccontextmanager

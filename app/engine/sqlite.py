@@ -12,7 +12,7 @@ from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
 from app.engine.statement import Row, Runs, Statement, Values
 from app.engine.violations import BUSY, explain, is_busy
-from app.errors import Refusal, Unavailable
+from app.errors import Unavailable
 
 PATIENCE = 5.0  # seconds to wait for somebody else's lock
 TRANSACTION_LIMIT = 10.0  # seconds that one transaction may hold it
@@ -60,8 +60,8 @@ class SQLite:
             try:
                 async with asyncio.timeout(TRANSACTION_LIMIT) as limit:
                     yield transaction
-                    if transaction.refusal:
-                        raise transaction.refusal
+                    if transaction.failure:
+                        raise transaction.failure
                     await _patiently(self._writer, "COMMIT")
             except TimeoutError:
                 if not limit.expired():
@@ -92,17 +92,17 @@ class Transaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        # PostgreSQL gives up the whole transaction at the first refusal. So here too, even if it is caught.
-        self.refusal: Refusal | None = None
+        # PostgreSQL gives up the whole transaction at the first failure. So here too, even if it is caught.
+        self.failure: Exception | None = None
 
     async def run(self, statement: Statement, values: Values) -> list[Row]:
-        if self.refusal:
-            raise self.refusal
+        if self.failure:
+            raise self.failure
         compiled = statement.on(DIALECT)
         try:
             return _execute(self._connection, compiled.sql, compiled.arguments(values))
-        except Refusal as refusal:
-            self.refusal = refusal
+        except Exception as error:
+            self.failure = error
             raise
 
     @asynccontextmanager
