@@ -59,7 +59,7 @@ def _needed_extras() -> set[str]:
     lines = [f"{key}={value}" for key, value in os.environ.items()]
     for file in (ROOT / ".env.local", ROOT / ".env"):
         lines += file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-    url = re.search(r"(?im)^\s*(export\s)?\s*DATABASE_URL\s*=\s*['\"]?(\w*)", "\n".join(lines))
+    url = re.search(r"(?im)^[ \t]*(export[ \t])?[ \t]*DATABASE_URL[ \t]*=[ \t]*['\"]?(\w*)", "\n".join(lines))
     is_postgres = url is not None and url[2].startswith("postgres")
     return ({"postgres"} if is_postgres else set()) | ({"dev"} if sys.argv[1:2] == ["test"] else set())
 
@@ -97,7 +97,7 @@ def _once(is_done: Callable[[], bool], install: Callable[[], None]) -> None:
             if not is_done():
                 install()
     except OSError as error:
-        _fail(f"{error.strerror}: {error.filename}", "Installing failed: mend that, then run this again.")
+        _fail(str(error), "Installing failed: mend that, then run this again.")
     invalidate_caches()
 
 
@@ -215,7 +215,9 @@ def _run() -> None:
         if IS_HOME and STAMP.exists():
             cure = "run this again; if it is there, delete .venv first"
         sys.exit(f"{missing} is not installed: list it in pyproject.toml, then {cure}")
-    sys.exit(pytest.main(sys.argv[2:])) if is_test else cli()
+    if is_test:
+        sys.exit(pytest.main(sys.argv[2:]))
+    cli()
 
 
 def _say(text: str) -> None:

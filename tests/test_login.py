@@ -1,0 +1,485 @@
+"""A login lasts a quarter of an hour, and no longer than the account stands as it did. Whatever else is sent is 401."""
+
+import asyncio
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from jose import jws, jwt
+from passlib.hash import bcrypt, bcrypt_sha256, django_pbkdf2_sha256
+from sqlmodel import Session, select
+
+from app import accounts, crud
+from app.engine.accounts import Caller
+from app.models import MachineToken, User
+from app.settings import Settings
+from tests.conftest import PASSWORD, Person
+
+NOT_VALID = 'Bearer error="invalid_token"'
+REFUSED = {
+    "error": "invalid_grant",
+    "error_description": "Wrong username or password.",
+    "detail": "Wrong username or password.",
+}
+
+
+def log_in(client: TestClient, **form: str) -> Any:
+    return client.post("/api/v1/token", data={"username": "ann", "password": PASSWORD} | form)
+
+
+def me(client: TestClient, token: str | bytes, scheme: str = "Bearer") -> Any:
+    raw = token if isinstance(token, bytes) else token.encode()
+    return client.get("/api/v1/users/me", headers={"Authorization": scheme.encode() + b" " + raw})
+
+
+def token_of(person: Person) -> str:
+    assert person.headers
+    return person.headers["Authorization"].removeprefix("Bearer ")
+
+
+def run(client: TestClient, act: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """What the application itself does, whoever may call it over HTTP."""
+
+    async def call() -> Any:
+        return await act(Caller(client.app.state.database), *args, **named)
+
+    return client.portal.call(call)
+
+
+def stored(client: TestClient, table: Any) -> Any:
+    with Session(client.app.state.session_engine) as session:
+        return session.exec(select(table)).one()
+
+
+# Logging in
+
+
+def test_the_right_password_is_answered_with_a_token(client: TestClient, ann: Person):
+    response = log_in(client)
+    assert response.status_code == 200
+    assert response.json() == {
+        "access_token": response.json()["access_token"],
+        "token_type": "bearer",
+        "expires_in": 900,
+    }
+    assert response.headers["Cache-Control"] == "no-store"
+    assert me(client, response.json()["access_token"]).json()["id"] == ann.id
+
+
+@pytest.mark.parametrize("name", ["ann", "ANN", " Ann ", "ann@example.com", "Ann@Example.COM", " ann@example.com "])
+def test_the_name_or_the_address_is_right_in_any_case(client: TestClient, ann: Person, name: str):
+    assert log_in(client, username=name).status_code == 200
+
+
+def test_a_wrong_password_and_an_unknown_name_are_refused_alike(client: TestClient, ann: Person):
+    wrong, unknown, address = (
+        log_in(client, password="four plain words apart"),
+        log_in(client, username="nobody"),
+        log_in(client, username="nobody@example.com"),
+    )
+    assert (wrong.status_code, wrong.json()) == (400, REFUSED)
+    assert wrong.content == unknown.content == address.content
+    assert wrong.status_code == unknown.status_code == address.status_code
+    assert wrong.headers["Content-Type"] == "application/json"
+    assert wrong.headers["Cache-Control"] == "no-store"
+
+
+def test_a_deactivated_user_is_out_at_once(client: TestClient, ann: Person, root: Person):
+    root.post(f"/admin/users/{ann.id}/deactivate")
+    response = log_in(client)
+    assert (response.status_code, response.json()) == (400, REFUSED)
+    answers = [ann.get("/users/me"), ann.get("/items"), ann.post("/items", {"title": "Foo"}), ann.get("/admin/counts")]
+    assert [(answer.status_code, answer.headers["WWW-Authenticate"]) for answer in answers] == [(401, NOT_VALID)] * 4
+
+
+def test_a_deleted_user_is_out_at_once(client: TestClient, ann: Person):
+    ann.post("/items", {"title": "Foo"})
+    run(client, crud.users.delete, ann.id)
+    assert log_in(client).json() == REFUSED
+    answers = [ann.get("/users/me"), ann.get("/items"), ann.post("/items", {"title": "Foo"}), ann.delete("/items/1")]
+    assert [answer.status_code for answer in answers] == [401] * 4
+    # And no row is left without its owner.
+    assert run(client, crud.items.page) == []
+
+
+def test_a_demoted_superuser_is_one_no_longer_at_once(ann: Person, root: Person):
+    ann.post("/items", {"title": "Foo"})
+    root.post(f"/admin/users/{ann.id}/promote")
+    ann.log_in()
+    assert ann.post(f"/admin/users/{root.id}/demote").status_code == 200
+    assert root.get("/admin/counts").status_code == root.get("/users").status_code == 403
+    assert root.get("/items").json() == []
+    assert root.get("/items/1").status_code == root.get(f"/users/{ann.id}").status_code == 404
+
+
+def test_a_promoted_user_is_a_superuser_at_once(ann: Person, root: Person):
+    item = root.post("/items", {"title": "Foo"}).json()
+    mine = ann.post("/items", {"title": "Bar"}).json()
+    root.post(f"/admin/users/{ann.id}/promote")
+    # With the token from before.
+    assert ann.get("/items").json() == [mine, item]
+    assert ann.get("/items/1").json() == item
+    assert ann.get("/admin/counts").status_code == 200
+
+
+def test_a_new_password_ends_every_older_token(client: TestClient, ann: Person):
+    here, elsewhere = token_of(ann), log_in(client).json()["access_token"]
+    change = {"current_password": PASSWORD, "new_password": "four other words together"}
+    assert ann.client.patch("/api/v1/users/me/password", json=change, headers=ann.headers).status_code == 204
+    assert me(client, here).status_code == me(client, elsewhere).status_code == 401
+    assert log_in(client).status_code == 400
+    token = log_in(client, password="four other words together").json()["access_token"]
+    assert me(client, token).status_code == 200
+
+
+# OAuth2's own rules (RFC 6749)
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ({"json": {"username": "ann", "password": PASSWORD}}, "invalid_request"),
+        ({}, "invalid_request"),
+        ({"content": b"\xff\x00"}, "invalid_request"),
+        ({"params": {"username": "ann", "password": PASSWORD}}, "invalid_request"),
+        ({"data": {"username": "ann"}}, "invalid_request"),
+        ({"data": {"password": PASSWORD}}, "invalid_request"),
+        ({"data": {"username": "", "password": ""}}, "invalid_request"),
+        ({"data": {"username": "x" * 255, "password": PASSWORD}}, "invalid_request"),
+        ({"data": {"username": "ann", "password": "x" * 1_000_000}}, "invalid_request"),
+        ({"files": {"username": b"ann", "password": b"x"}}, "invalid_request"),
+        ({"data": {"username": "ann", "password": PASSWORD, "grant_type": "x" * 65}}, "invalid_request"),
+        ({"data": {"username": "ann", "password": PASSWORD, "grant_type": "refresh_token"}}, "unsupported_grant_type"),
+        ({"data": {"username": "ann", "password": PASSWORD, "grant_type": "Password"}}, "unsupported_grant_type"),
+        ({"data": {"username": "ann", "password": "wrong", "grant_type": "password"}}, "invalid_grant"),
+    ],
+)
+def test_a_refused_grant_speaks_oauth2(client: TestClient, ann: Person, request_: dict[str, Any], error: str):
+    response = client.post("/api/v1/token", **request_)
+    assert (response.status_code, response.headers["Content-Type"]) == (400, "application/json")
+    assert set(response.json()) == {"error", "error_description", "detail"}
+    assert response.json()["error"] == error
+    assert PASSWORD not in response.text
+
+
+@pytest.mark.parametrize("grant_type", ["password", ""])
+def test_what_a_client_library_adds_is_accepted(client: TestClient, ann: Person, grant_type: str):
+    extra = {"scope": "a b", "client_id": "web", "client_secret": "x", "audience": "cadre", "state": "1"}
+    assert log_in(client, grant_type=grant_type, **extra).status_code == 200
+
+
+def test_the_short_address_logs_in_too_and_is_not_in_the_schema(client: TestClient, ann: Person):
+    response = client.post("/token", data={"username": "ann", "password": PASSWORD})
+    assert me(client, response.json()["access_token"]).status_code == 200
+    schema = client.get("/openapi.json").json()
+    assert [path for path in schema["paths"] if path.endswith("/token")] == ["/api/v1/token"]
+    flow = schema["components"]["securitySchemes"]["Login"]["flows"]["password"]
+    assert client.post(flow["tokenUrl"], data={"username": "ann", "password": PASSWORD}).status_code == 200
+
+
+# What a token is
+
+
+def test_a_token_says_who_for_what_and_how_long_and_nothing_personal(client: TestClient, ann: Person):
+    ann.patch("/users/me", {"full_name": "Ann Archer"})
+    claims = jwt.get_unverified_claims(token_of(ann))
+    assert set(claims) == {"iss", "aud", "sub", "iat", "exp", "jti", "purpose", "role", "stamp"}
+    named = {name: claims[name] for name in ("iss", "aud", "sub", "purpose", "role")}
+    assert named == {"iss": "cadre", "aud": "cadre", "sub": f"user:{ann.id}", "purpose": "access", "role": "user"}
+    assert claims["exp"] - claims["iat"] == 900
+    assert claims["jti"] != jwt.get_unverified_claims(log_in(client).json()["access_token"])["jti"]
+    said = json.dumps(claims).lower()
+    assert [word for word in ("ann", "archer", "example.com", "bcrypt", "$2b") if word in said] == []
+
+
+def test_no_token_and_a_bad_one_are_challenged_each_in_its_way(client: TestClient):
+    none, bad = client.get("/api/v1/users/me"), me(client, "garbage")
+    assert (none.status_code, none.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert (bad.status_code, bad.headers["WWW-Authenticate"]) == (401, NOT_VALID)
+    assert bad.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "BeArEr"])
+def test_the_scheme_is_right_in_any_case(client: TestClient, ann: Person, scheme: str):
+    assert me(client, token_of(ann), scheme).status_code == 200
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "Token", "JWT", "Bearer:", ""])
+def test_another_scheme_is_no_login(client: TestClient, ann: Person, scheme: str):
+    assert me(client, token_of(ann), scheme).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["access_token", "token", "authorization", "Authorization", "bearer", "x-token"])
+def test_a_token_in_the_address_or_a_cookie_is_no_login(client: TestClient, ann: Person, name: str):
+    # Addresses stand in logs and histories; cookies are sent for whoever asks.
+    assert client.get("/api/v1/users/me", params={name: token_of(ann)}).status_code == 401
+    assert client.get("/api/v1/users/me", headers={"Cookie": f"{name}={token_of(ann)}"}).status_code == 401
+
+
+# Tokens that lie (RFC 8725)
+
+
+def b64(text: str | bytes) -> str:
+    raw = text if isinstance(text, bytes) else text.encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+GARBAGE = {
+    **{"dots": "...", "two dots": "..", "three words": "a.b.c", "two words": "a.b", "null": "null", "spaces": "a b c"},
+    **{
+        "long": "a" * 10_000,
+        "long parts": ".".join(["a" * 3000] * 3),
+        "many dots": "." * 5000,
+        "bytes": b"\xff\xfe\xe9",
+    },
+    **{"base64 of nothing": f"{b64('')}.{b64('')}.{b64('')}", "header is null": f"{b64('null')}.{b64('{}')}.x"},
+    **{"header is a list": f"{b64('[]')}.{b64('{}')}.x", "header is text": f"{b64(chr(34) * 2)}.{b64('{}')}.x"},
+    **{"header is no UTF-8": f"{b64(bytes([255, 254]))}.{b64('{}')}.x", "deep header": f"{b64('[' * 20_000)}.e30.x"},
+    **{"no algorithm": f"{b64('{}')}.{b64('{}')}.x", "NaN": f"{b64('NaN')}.{b64('NaN')}.x"},
+    **{"algorithm is a list": f"{b64(json.dumps({'alg': ['HS256'], 'typ': 'JWT'}))}.e30.x"},
+    **{"payload is missing": f"{b64(json.dumps({'alg': 'HS256', 'typ': 'JWT'}))}..x"},
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+def test_garbage_is_no_token(client: TestClient, garbage: str | bytes):
+    response = me(client, garbage)
+    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, NOT_VALID)
+
+
+CUTS: dict[str, Callable[[str], str]] = {
+    "no signature": lambda token: token.rpartition(".")[0],
+    "empty signature": lambda token: token.rpartition(".")[0] + ".",
+    "half a signature": lambda token: token[:-20],
+    "something after it": lambda token: token + ".x",
+    "twice": lambda token: f"{token}, {token}",
+    "upper case": str.upper,
+    "another signature": lambda token: token[:-10] + token[-10:].swapcase(),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_a_token_cut_or_mended_is_none(client: TestClient, ann: Person, cut: Callable[[str], str]):
+    assert me(client, cut(token_of(ann))).status_code == 401
+
+
+@pytest.mark.parametrize("alg", ["none", "None", "NONE", "nOnE", "", None, "HS256 ", "hs256"])
+def test_a_token_that_names_no_algorithm_is_none(client: TestClient, ann: Person, alg: str | None):
+    _, payload, signature = token_of(ann).split(".")
+    header = b64(json.dumps({"alg": alg, "typ": "JWT"}))
+    assert [me(client, f"{header}.{payload}.{end}").status_code for end in ("", signature)] == [401, 401]
+
+
+@pytest.mark.parametrize("claims", [{"role": "superuser"}, {"sub": "user:2"}, {"exp": 2**33}, {"stamp": "0"}])
+def test_claims_that_were_changed_are_not_believed(
+    client: TestClient, ann: Person, root: Person, claims: dict[str, Any]
+):
+    header, _, signature = token_of(ann).split(".")
+    payload = b64(json.dumps(jwt.get_unverified_claims(token_of(ann)) | claims))
+    assert me(client, f"{header}.{payload}.{signature}").status_code == 401
+
+
+@pytest.fixture
+def forge(settings: Settings, ann: Person) -> Callable[..., str]:
+    """Ann's token, signed with the right key after some changes: what is wrong with it, the signature does not tell."""
+
+    def forge(**changes: Any) -> str:
+        claims = jwt.get_unverified_claims(token_of(ann)) | changes
+        claims = {name: value for name, value in claims.items() if value is not None}
+        return jwt.encode(claims, settings.secret_key.get_secret_value(), algorithm="HS256")
+
+    return forge
+
+
+def test_a_token_signed_with_our_key_is_believed(client: TestClient, forge: Callable[..., str]):
+    # Otherwise the refusals below would prove nothing.
+    assert me(client, forge()).status_code == me(client, forge(jti="another")).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", "secret", "changethis", "changeme", "your-secret-key", "cadre", "HS256", "\x00"])
+def test_a_token_signed_with_a_well_known_key_is_refused(client: TestClient, ann: Person, key: str):
+    token = jwt.encode(jwt.get_unverified_claims(token_of(ann)), key, algorithm="HS256")
+    assert me(client, token).status_code == 401
+
+
+@pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
+def test_the_algorithm_is_pinned(client: TestClient, ann: Person, settings: Settings, algorithm: str):
+    claims, key = jwt.get_unverified_claims(token_of(ann)), settings.secret_key.get_secret_value()
+    assert me(client, jwt.encode(claims, key, algorithm=algorithm)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"crit": ["exp"]}, {"crit": []}, {"kid": "1"}, {"jku": "https://example.com"}, {"typ": "at+jwt"}, {"b64": False}],
+)
+def test_a_header_that_is_not_ours_is_refused(
+    client: TestClient, ann: Person, settings: Settings, header: dict[str, Any]
+):
+    claims, key = jwt.get_unverified_claims(token_of(ann)), settings.secret_key.get_secret_value()
+    assert me(client, jwt.encode(claims, key, algorithm="HS256", headers=header)).status_code == 401
+
+
+@pytest.mark.parametrize("claim", ["exp", "iat", "sub", "aud", "iss", "purpose", "stamp", "role"])
+def test_a_token_without_one_of_its_claims_is_refused(client: TestClient, forge: Callable[..., str], claim: str):
+    assert me(client, forge(**{claim: None})).status_code == 401
+
+
+LIES = [
+    *({"purpose": purpose} for purpose in ("refresh", "reset", "Access", "", ["access"], 1)),
+    *({"aud": audience} for audience in ("other", "", "CADRE", ["other"], 1, {})),
+    *({"iss": issuer} for issuer in ("other", "", ["other"], 1)),
+    *(
+        {"sub": sub}
+        for sub in ("machine:1", "1", "user:x", "user:", "user", "", "user:1:2", "User:1", "user:0", "user:-1")
+    ),
+    *(
+        {"sub": sub}
+        for sub in ("user:77", "user:1.0", "user:NaN", f"user:{2**63}", f"user:{2**64}", f"user:{'9' * 5000}")
+    ),
+    *({"sub": sub} for sub in (1, True, ["user:1"], {"user": 1}, 1.5)),
+    *({"stamp": stamp} for stamp in ("0", "-1", "x", "", str(2**63), "9" * 5000, [], {}, 1e300)),
+    *({"exp": exp} for exp in (0, -1, "x", "", [], {}, float("inf"), float("nan"), "1e400")),
+    *({"iat": iat} for iat in ("x", [], {}, float("inf"), float("nan"), 2**33)),
+    *({"nbf": nbf} for nbf in ("x", [], {}, float("inf"), float("nan"), 2**33)),
+]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=lambda lie: json.dumps(lie)[:40])
+def test_a_claim_that_is_not_ours_is_refused(client: TestClient, forge: Callable[..., str], lie: dict[str, Any]):
+    response = me(client, forge(**lie))
+    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, NOT_VALID)
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_a_token_from_the_future_is_refused(client: TestClient, forge: Callable[..., str], claim: str):
+    now = int(time.time())
+    assert me(client, forge(**{claim: now + 3600}, exp=now + 7200)).status_code == 401
+
+
+def test_a_token_ends_with_its_last_second(client: TestClient, forge: Callable[..., str]):
+    now = int(time.time())
+    assert me(client, forge(iat=now - 890, exp=now + 10)).status_code == 200
+    assert me(client, forge(iat=now - 901, exp=now - 1)).status_code == 401
+
+
+@pytest.mark.parametrize("payload", [b"", b"null", b"[]", b'"user:1"', b"1", b"\xff", b"[" * 20_000, b'{"exp": 1e400}'])
+def test_a_signed_payload_of_another_kind_is_refused(
+    client: TestClient, ann: Person, settings: Settings, payload: bytes
+):
+    token = jws.sign(payload, settings.secret_key.get_secret_value(), algorithm="HS256")
+    assert me(client, token).status_code == 401
+
+
+# What is stored
+
+
+CHEAP: dict[str, Any] = {
+    "bcrypt_sha256": bcrypt_sha256.using(rounds=4),
+    "bcrypt": bcrypt.using(rounds=4),
+    "django": django_pbkdf2_sha256.using(rounds=10),
+}
+
+
+@pytest.mark.parametrize("scheme", ["bcrypt", "django"])
+def test_a_hash_from_elsewhere_is_accepted_and_upgraded(client: TestClient, ann: Person, scheme: str):
+    run(client, crud.users.update, ann.id, hashed_password=CHEAP[scheme].hash(PASSWORD))
+    assert log_in(client, password="wrong").status_code == 400
+    assert log_in(client).status_code == 200
+    hashed = stored(client, User).hashed_password
+    assert hashed.startswith("$bcrypt-sha256$v=2,")
+    assert bcrypt_sha256.verify(PASSWORD, hashed)
+    # Nothing else has changed: not the password, and no token ends.
+    assert log_in(client).status_code == ann.get("/users/me").status_code == 200
+    assert stored(client, User).hashed_password == hashed
+
+
+@pytest.mark.parametrize("scheme", CHEAP)
+def test_a_password_with_nul_after_it_is_another(client: TestClient, ann: Person, scheme: str):
+    # It ends a password for bcrypt, and is only padding for PBKDF2.
+    run(client, crud.users.update, ann.id, hashed_password=CHEAP[scheme].hash(PASSWORD))
+    assert log_in(client, password=f"{PASSWORD}\x00").json() == REFUSED
+    assert log_in(client).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "hashed",
+    ["", "!", "x", PASSWORD, "$2b$12$short", "$2b$99$" + "a" * 53, "pbkdf2_sha256$x$y$z", "$bcrypt-sha256$", "a" * 255],
+)
+def test_what_is_stored_and_is_no_hash_lets_nobody_in(client: TestClient, ann: Person, hashed: str):
+    run(client, crud.users.update, ann.id, hashed_password=hashed)
+    assert [log_in(client, password=password).status_code for password in (PASSWORD, hashed or "x", "!")] == [400] * 3
+
+
+# The hashing lane
+
+
+def test_when_too_many_log_in_at_once_the_rest_goes_on(
+    client: TestClient, ann: Person, monkeypatch: pytest.MonkeyPatch
+):
+    gate, hasher = threading.Event(), client.app.state.hasher
+    for _ in range(17):
+        client.portal.start_task_soon(hasher._run, gate.wait)
+    client.portal.call(asyncio.sleep, 0)
+    try:
+        assert ann.get("/users/me").status_code == 200
+        assert ann.post("/items", {"title": "Foo"}).status_code == 201
+        with monkeypatch.context() as without:
+            # What cannot be served must cost the database nothing either.
+            without.setitem(client.app.state._state, "database", None)
+            change = {"current_password": PASSWORD, "new_password": PASSWORD}
+            signup = {"username": "bob", "email": "bob@example.com", "password": PASSWORD}
+            answers = [log_in(client), log_in(client, username="nobody"), ann.post("/users", signup)]
+            answers.append(ann.patch("/users/me/password", change))
+        assert [(answer.status_code, answer.headers["Retry-After"]) for answer in answers] == [(503, "2")] * 4
+    finally:
+        gate.set()
+    assert log_in(client).status_code in (200, 503)
+
+
+# Machine tokens
+
+
+@pytest.fixture
+def x_token(client: TestClient, ann: Person) -> str:
+    return run(client, accounts.create_machine_token, "ann", "tests")[1]
+
+
+def test_a_machine_acts_as_the_user_its_token_belongs_to(client: TestClient, ann: Person, bob: Person, x_token: str):
+    response = client.post("/api/v1/items", json={"title": "Foo"}, headers={"X-Token": x_token})
+    assert response.json()["owner_id"] == ann.id
+    assert bob.get("/items").json() == []
+
+
+def test_of_a_machine_token_only_a_hash_is_stored(client: TestClient, x_token: str):
+    row = stored(client, MachineToken).model_dump_json()
+    assert x_token not in row
+    assert x_token.removeprefix("cadre_") not in row
+
+
+def test_a_machine_token_ends_with_its_user(client: TestClient, ann: Person, root: Person, x_token: str):
+    def try_it() -> int:
+        return client.get("/api/v1/items", headers={"X-Token": x_token}).status_code
+
+    before = try_it()
+    root.post(f"/admin/users/{ann.id}/deactivate")
+    deactivated = try_it()
+    run(client, crud.users.delete, ann.id)
+    assert (before, deactivated, try_it()) == (200, 401, 401)
+
+
+def test_of_two_tokens_the_login_counts(client: TestClient, bob: Person, x_token: str):
+    both = {"X-Token": x_token, **(bob.headers or {})}
+    assert client.get("/api/v1/users/me", headers=both).json()["username"] == "bob"
+    # A bad login is not made good by another token.
+    both["Authorization"] = "Bearer garbage"
+    assert client.get("/api/v1/users/me", headers=both).status_code == 401
+
+
+@pytest.mark.parametrize("token", [b"", b"x", b"\xff\xfe", b"a" * 10_000, b"' OR 1=1 --", b"cadre_", b"%00"])
+def test_garbage_is_no_machine_token(client: TestClient, x_token: str, token: bytes):
+    assert client.get("/api/v1/items", headers={"X-Token": token}).status_code == 401

@@ -1,0 +1,100 @@
+"""The schema goes up and down, is what the models say, and is made once even when two begin at the same moment."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool, create_engine, inspect, text
+
+from app.settings import ROOT
+from tests.scratch import empty_database, environment, python
+
+MIGRATE = ["-c", "from app.cli import main; main()", "migrate"]
+RUN = ["-c", "from app.cli import main; main()", "run", "--no-reload", "--port", "1"]
+UPGRADE = ["-m", "alembic", "upgrade", "head"]
+NOWHERE = {
+    "sqlite": "sqlite:////no/such/folder/cadre.db",
+    "postgresql": "postgresql://ann:pass-word@127.0.0.1:1/nowhere",
+}
+
+
+@pytest.fixture
+def empty_url(tmp_path: Path) -> Iterator[str]:
+    with empty_database(tmp_path, "migrations") as url:
+        yield url
+
+
+def alembic(url: str, *arguments: str) -> str:
+    done = python("-m", "alembic", *arguments, DATABASE_URL=url)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def tables(url: str) -> set[str]:
+    return set(inspect(create_engine(url, poolclass=NullPool)).get_table_names())
+
+
+def test_the_schema_goes_up_is_what_the_models_say_and_goes_down_and_up_again(empty_url: str):
+    alembic(empty_url, "upgrade", "head")
+    up = tables(empty_url)
+    checked = alembic(empty_url, "check")
+    alembic(empty_url, "downgrade", "base")
+    down = tables(empty_url)
+    alembic(empty_url, "upgrade", "head")
+
+    assert up == {"users", "items", "machine_tokens", "alembic_version"}
+    assert "No new upgrade operations detected." in checked
+    assert down == {"alembic_version"}
+    assert tables(empty_url) == up
+    assert "No new upgrade operations detected." in alembic(empty_url, "check")
+
+
+@pytest.mark.parametrize("command", [UPGRADE, MIGRATE], ids=["alembic", "migrate"])
+def test_of_two_who_migrate_an_empty_database_at_once_both_succeed(empty_url: str, command: list[str]):
+    both = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment(DATABASE_URL=empty_url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    ended = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    assert {"users", "items", "machine_tokens"} <= tables(empty_url)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "alembic" / "versions").glob("*.py")), ids=lambda file: file.stem)
+def test_no_migration_speaks_of_sqlmodel(file: Path):
+    assert "sqlmodel" not in file.read_text(encoding="utf-8").lower()
+
+
+@pytest.mark.parametrize("command", [UPGRADE, MIGRATE], ids=["alembic", "migrate"])
+@pytest.mark.parametrize("kind", NOWHERE)
+def test_a_database_that_cannot_be_reached_is_told_in_one_sentence(kind: str, command: list[str]):
+    if kind == "postgresql" and not find_spec("psycopg"):
+        pytest.skip("needs PostgreSQL's driver")
+    told = python(*command, DATABASE_URL=NOWHERE[kind])
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr.startswith("The database ")
+    assert told.stderr.endswith(". See DATABASE_URL.\n")
+    assert told.stderr.count("\n") == 1
+    assert "pass-word" not in told.stderr
+
+
+@pytest.mark.parametrize("command", [UPGRADE, MIGRATE, RUN], ids=["alembic", "migrate", "run"])
+def test_a_database_of_another_version_of_the_code_is_told_in_one_sentence(empty_url: str, command: list[str]):
+    alembic(empty_url, "upgrade", "head")
+    engine = create_engine(empty_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    told = python(*command, DATABASE_URL=empty_url, ENVIRONMENT="development")
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "is of another version of this code: Can't locate revision identified by '9999'" in told.stderr
+    assert told.stderr.count("\n") == 1
