@@ -1,7 +1,9 @@
 """The commands: `python3 -m app [run | demo | migrate | superuser | token]`, and `test`, which __main__.py answers."""
 
 import asyncio
+import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -34,6 +36,8 @@ def run(host: Host = "127.0.0.1", port: Port = 8000, reload: bool = True) -> Non
     say(f"  API         {here}/api/v1\n  Docs        {here}/docs   (log in with Authorize)\n  Front page  {here}/\n")
     import uvicorn  # late: the other commands need no server
 
+    # uvicorn ends what is under way, and then sends itself the signal again: that is a success.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run("app.main:app", host=host, port=port, reload=reload, reload_dirs=["app"], server_header=False)
 
 

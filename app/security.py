@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import re
 import secrets
 import threading
 import time
@@ -22,6 +23,8 @@ ISSUER = AUDIENCE = "cadre"
 PURPOSE = "access"
 REQUIRED = ("exp", "iat", "iss", "aud", "sub")
 T = TypeVar("T")
+NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
+SUBJECT = re.compile(r"user:([1-9][0-9]{0,15})")
 OPTIONS = {f"require_{claim}": True for claim in REQUIRED}
 
 
@@ -58,11 +61,11 @@ def read_access_token(token: str, *, key: str) -> Identity:
         if jwt.get_unverified_header(token) != {"alg": ALGORITHM, "typ": "JWT"}:
             raise Unauthenticated
         claims = jwt.decode(token, key, algorithms=[ALGORITHM], audience=AUDIENCE, issuer=ISSUER, options=OPTIONS)
-        kind, _, number = claims["sub"].partition(":")
-        # python-jose lets a token through that was issued in the future.
-        if kind != "user" or claims["purpose"] != PURPOSE or claims["iat"] > time.time() + 60:
+        # int() alone would read "1_0" and " 1"; python-jose lets a token through that was issued in the future.
+        subject, stamp = SUBJECT.fullmatch(claims["sub"]), NUMBER.fullmatch(claims["stamp"])
+        if not subject or not stamp or claims["purpose"] != PURPOSE or claims["iat"] > time.time() + 60:
             raise Unauthenticated
-        return Identity(int(number), claims["role"] == "superuser", int(claims["stamp"]))
+        return Identity(int(subject[1]), claims["role"] == "superuser", int(stamp[0]))
     except (JWTError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise Unauthenticated("That token is not valid, or no longer.") from None
 
@@ -118,8 +121,12 @@ class Hasher:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _verify(self, password: str, hashed: str | None) -> tuple[bool, str | None]:
-        right, better = self._context.verify_and_update(password, hashed or self._decoy.result())
-        return (right, better) if hashed else (False, None)
+        try:
+            right, better = self._context.verify_and_update(password, hashed or self._decoy.result())
+        except (ValueError, TypeError):  # what is stored is no hash, or the password cannot be one's
+            return False, None
+        # The older schemes ignore a NUL at the end.
+        return (right, better) if hashed and "\0" not in password else (False, None)
 
     async def _run(self, work: Callable[..., T], *args: str | None) -> T:
         self.refuse_if_full()

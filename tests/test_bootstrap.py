@@ -90,13 +90,13 @@ def test_the_second_start_installs_nothing_and_is_quiet(started):
 
 def test_the_tests_bring_their_tools_and_get_their_arguments(started):
     told = start(started, "-m", "app", "test", "-k", "items", "-x")
-    start(started, "-m", "app", "run")
+    start(started, "-m", "app", "run", DATABASE_URL="postgresql://db/cadre")
     start(started, "-m", "app", "test")
 
     assert told.stdout == "pytest ['-k', 'items', '-x']\n"
     assert told.stderr == "Installing what is new, a few seconds ...\n"
     assert told.returncode == 5
-    assert installs(started) == 2
+    assert installs(started) == 3
 
 
 @pytest.mark.parametrize(
@@ -132,18 +132,27 @@ def test_only_what_pip_reads_is_a_reason_to_install_again(started):
     assert installs(started) == 2
 
 
-def test_what_ctrl_c_leaves_is_mended_by_the_next_start(clone):
-    python = clone / ".venv" / "bin" / "python"
+def test_ctrl_c_at_the_first_start_leaves_a_sentence_and_an_unfinished_environment(clone):
+    venv = clone / ".venv"
     running = begin(clone, "-m", "app")
-    while not python.exists() or not (clone / ".venv" / "pyvenv.cfg").exists():
+    while not (venv / "bin" / "python").exists():
         time.sleep(0.01)
     os.killpg(running.pid, signal.SIGINT)
     _, stderr = running.communicate()
 
-    assert stderr.endswith("\nStopped. Run this again to go on.\n")
-    assert "Traceback" not in stderr
+    assert stderr.endswith(" ...\nStopped. Run this again to go on.\n")
     assert running.returncode == 130
-    assert start(clone, "-m", "app").stdout == f"{clone / '.venv'} []\n"
+    assert (venv / ".cadre").read_text() == ""
+
+
+def test_an_unfinished_environment_is_made_anew_even_from_inside(started):
+    (started / ".venv" / ".cadre").write_text("")
+
+    told = start(started, "-m", "app", python=started / ".venv" / "bin" / "python")
+
+    assert told.stdout == f"{started / '.venv'} []\n"
+    assert told.stderr == "First start: making .venv and installing into it, about half a minute ...\n"
+    assert installs(started) == 2
 
 
 def test_an_environment_whose_python_is_gone_is_made_anew(started):
@@ -271,6 +280,18 @@ def test_a_folder_that_is_not_writable_is_told_with_its_cure(clone):
     assert told.returncode == 1
 
 
+def test_a_file_in_the_way_of_the_environment_is_named(clone):
+    (clone / ".venv").touch()
+
+    told = start(clone, "-m", "app")
+
+    assert told.stderr.splitlines(keepends=True)[1:] == [
+        f"[Errno 20] Not a directory: '{clone / '.venv' / 'bin' / 'python'}'\n",
+        f"Installing failed: mend that, {AGAIN}",
+    ]
+    assert told.returncode == 1
+
+
 def test_a_module_that_is_not_there_is_named_with_its_cure(started):
     (started / "app" / "cli.py").write_text("import pandsa.frames\n")
 
@@ -305,6 +326,7 @@ def begin(clone, *args, python=PYTHON, **env):
         stderr=subprocess.PIPE,
         encoding="utf-8",
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
 
 

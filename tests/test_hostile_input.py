@@ -69,13 +69,11 @@ def test_that_is_no_description(ann: Person, description: object):
 
 
 @pytest.mark.parametrize("field", ["title", "description"])
-@pytest.mark.parametrize(
-    "char", [r"\u0000", r"\u0001", r"\u001b", r"\u007f", r"\u0085", r"\ud800", r"\udfff", r"\udc00\ud800"]
-)
-def test_text_that_no_database_keeps_is_refused(ann: Person, field: str, char: str):
+def test_text_that_no_database_keeps_is_refused(ann: Person, field: str):
     # Written as JSON writes it: Python would not even encode half of a surrogate pair.
-    response = send(ann, f'{{"title": "Foo", "{field}": "a{char}b"}}'.encode())
-    assert response.status_code == 422
+    bad = (r"\u0000", r"\u0001", r"\u001b", r"\u007f", r"\u0085", r"\ud800", r"\udfff", r"\udc00\ud800")
+    answers = [send(ann, f'{{"title": "Foo", "{field}": "a{char}b"}}'.encode()) for char in bad]
+    assert [answer.status_code for answer in answers] == [422] * 8
     assert ann.get("/items").json() == []
 
 
@@ -140,14 +138,15 @@ BAD_BODIES = {
 }
 
 
-@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
-def test_a_body_that_is_no_item_in_json_is_refused(ann: Person, body: bytes):
-    response = send(ann, body)
-    assert response.status_code in (400, 422)
-    # The refusal itself is JSON, which has no NaN, and small.
-    assert json.loads(response.content, parse_constant=pytest.fail)["status"] == response.status_code
-    assert response.headers["Content-Type"] == "application/problem+json"
-    assert len(response.content) < 5000
+def test_a_body_that_is_no_item_in_json_is_refused(ann: Person):
+    answers = {name: send(ann, body) for name, body in BAD_BODIES.items()}
+    accepted = {name: answer.status_code for name, answer in answers.items() if answer.status_code not in (400, 422)}
+    assert accepted == {}
+    for answer in answers.values():
+        # The refusal itself is JSON, which has no NaN, and small.
+        assert json.loads(answer.content, parse_constant=pytest.fail)["status"] == answer.status_code
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert len(answer.content) < 5000
     assert ann.get("/items").json() == []
 
 

@@ -246,10 +246,12 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-def test_garbage_is_no_token(client: TestClient, garbage: str | bytes):
-    response = me(client, garbage)
-    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, NOT_VALID)
+def test_garbage_is_no_token(client: TestClient):
+    answers = {name: me(client, garbage) for name, garbage in GARBAGE.items()}
+    challenges = {
+        name: (answer.status_code, answer.headers.get("WWW-Authenticate")) for name, answer in answers.items()
+    }
+    assert challenges == dict.fromkeys(GARBAGE, (401, NOT_VALID))
 
 
 CUTS: dict[str, Callable[[str], str]] = {
@@ -263,16 +265,17 @@ CUTS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
-def test_a_token_cut_or_mended_is_none(client: TestClient, ann: Person, cut: Callable[[str], str]):
-    assert me(client, cut(token_of(ann))).status_code == 401
+def test_a_token_cut_or_mended_is_none(client: TestClient, ann: Person):
+    statuses = {name: me(client, cut(token_of(ann))).status_code for name, cut in CUTS.items()}
+    assert statuses == dict.fromkeys(CUTS, 401)
 
 
-@pytest.mark.parametrize("alg", ["none", "None", "NONE", "nOnE", "", None, "HS256 ", "hs256"])
-def test_a_token_that_names_no_algorithm_is_none(client: TestClient, ann: Person, alg: str | None):
+def test_a_token_that_names_no_algorithm_is_none(client: TestClient, ann: Person):
     _, payload, signature = token_of(ann).split(".")
-    header = b64(json.dumps({"alg": alg, "typ": "JWT"}))
-    assert [me(client, f"{header}.{payload}.{end}").status_code for end in ("", signature)] == [401, 401]
+    spellings = ("none", "None", "NONE", "nOnE", "", None, "HS256 ", "hs256")
+    headers = [b64(json.dumps({"alg": spelling, "typ": "JWT"})) for spelling in spellings]
+    tokens = [f"{header}.{payload}.{end}" for header in headers for end in ("", signature)]
+    assert [me(client, token).status_code for token in tokens] == [401] * 16
 
 
 @pytest.mark.parametrize("claims", [{"role": "superuser"}, {"sub": "user:2"}, {"exp": 2**33}, {"stamp": "0"}])
@@ -301,10 +304,9 @@ def test_a_token_signed_with_our_key_is_believed(client: TestClient, forge: Call
     assert me(client, forge()).status_code == me(client, forge(jti="another")).status_code == 200
 
 
-@pytest.mark.parametrize("key", ["", "secret", "changethis", "changeme", "your-secret-key", "cadre", "HS256", "\x00"])
-def test_a_token_signed_with_a_well_known_key_is_refused(client: TestClient, ann: Person, key: str):
-    token = jwt.encode(jwt.get_unverified_claims(token_of(ann)), key, algorithm="HS256")
-    assert me(client, token).status_code == 401
+def test_a_token_signed_with_a_well_known_key_is_refused(client: TestClient, ann: Person):
+    claims, keys = jwt.get_unverified_claims(token_of(ann)), ("", "secret", "changethis", "changeme", "cadre", "\x00")
+    assert [me(client, jwt.encode(claims, key, algorithm="HS256")).status_code for key in keys] == [401] * 6
 
 
 @pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
@@ -324,35 +326,45 @@ def test_a_header_that_is_not_ours_is_refused(
     assert me(client, jwt.encode(claims, key, algorithm="HS256", headers=header)).status_code == 401
 
 
-@pytest.mark.parametrize("claim", ["exp", "iat", "sub", "aud", "iss", "purpose", "stamp", "role"])
-def test_a_token_without_one_of_its_claims_is_refused(client: TestClient, forge: Callable[..., str], claim: str):
-    assert me(client, forge(**{claim: None})).status_code == 401
+def test_a_token_without_one_of_its_claims_is_refused(client: TestClient, forge: Callable[..., str]):
+    claims = ("exp", "iat", "sub", "aud", "iss", "purpose", "stamp", "role")
+    assert {claim: me(client, forge(**{claim: None})).status_code for claim in claims} == dict.fromkeys(claims, 401)
 
 
-LIES = [
-    *({"purpose": purpose} for purpose in ("refresh", "reset", "Access", "", ["access"], 1)),
-    *({"aud": audience} for audience in ("other", "", "CADRE", ["other"], 1, {})),
-    *({"iss": issuer} for issuer in ("other", "", ["other"], 1)),
-    *(
-        {"sub": sub}
-        for sub in ("machine:1", "1", "user:x", "user:", "user", "", "user:1:2", "User:1", "user:0", "user:-1")
+INFINITE = (float("inf"), float("-inf"), float("nan"))  # what JSON's 1e400 is read as
+LIES = {
+    "purpose": ("refresh", "reset", "Access", "", ["access"], 1),
+    "aud": ("other", "", "CADRE", ["other"], 1, {}),
+    "iss": ("other", "", ["other"], 1),
+    "sub": (
+        *(
+            "machine:1",
+            "1",
+            "user:x",
+            "user:",
+            "user",
+            "",
+            "user:1:2",
+            "User:1",
+            "user:0",
+            "user:-1",
+            "user:77",
+            "user:1.0",
+        ),
+        *("user:NaN", f"user:{2**63}", f"user:{2**64}", f"user:{'9' * 5000}", 1, True, ["user:1"], {"user": 1}, 1.5),
     ),
-    *(
-        {"sub": sub}
-        for sub in ("user:77", "user:1.0", "user:NaN", f"user:{2**63}", f"user:{2**64}", f"user:{'9' * 5000}")
-    ),
-    *({"sub": sub} for sub in (1, True, ["user:1"], {"user": 1}, 1.5)),
-    *({"stamp": stamp} for stamp in ("0", "-1", "x", "", str(2**63), "9" * 5000, [], {}, 1e300)),
-    *({"exp": exp} for exp in (0, -1, "x", "", [], {}, float("inf"), float("nan"), "1e400")),
-    *({"iat": iat} for iat in ("x", [], {}, float("inf"), float("nan"), 2**33)),
-    *({"nbf": nbf} for nbf in ("x", [], {}, float("inf"), float("nan"), 2**33)),
-]
+    "stamp": ("0", "-1", "x", "", str(2**63), "9" * 5000, [], {}, 1e300, *INFINITE),
+    "exp": (0, -1, "x", "", [], {}, "1e400", *INFINITE),
+    "iat": (2**33, "x", [], {}, "1e400", *INFINITE),
+    "nbf": (2**33, "x", [], {}, "1e400", *INFINITE),
+}
 
 
-@pytest.mark.parametrize("lie", LIES, ids=lambda lie: json.dumps(lie)[:40])
-def test_a_claim_that_is_not_ours_is_refused(client: TestClient, forge: Callable[..., str], lie: dict[str, Any]):
-    response = me(client, forge(**lie))
-    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, NOT_VALID)
+@pytest.mark.parametrize("claim", LIES)
+def test_a_claim_that_is_not_ours_is_refused(client: TestClient, forge: Callable[..., str], claim: str):
+    answers = [(lie, me(client, forge(**{claim: lie}))) for lie in LIES[claim]]
+    assert [(str(lie)[:40], answer.status_code) for lie, answer in answers if answer.status_code != 401] == []
+    assert {answer.headers["WWW-Authenticate"] for _, answer in answers} == {NOT_VALID}
 
 
 @pytest.mark.parametrize("claim", ["iat", "nbf"])
@@ -367,12 +379,11 @@ def test_a_token_ends_with_its_last_second(client: TestClient, forge: Callable[.
     assert me(client, forge(iat=now - 901, exp=now - 1)).status_code == 401
 
 
-@pytest.mark.parametrize("payload", [b"", b"null", b"[]", b'"user:1"', b"1", b"\xff", b"[" * 20_000, b'{"exp": 1e400}'])
-def test_a_signed_payload_of_another_kind_is_refused(
-    client: TestClient, ann: Person, settings: Settings, payload: bytes
-):
-    token = jws.sign(payload, settings.secret_key.get_secret_value(), algorithm="HS256")
-    assert me(client, token).status_code == 401
+def test_a_signed_payload_of_another_kind_is_refused(client: TestClient, ann: Person, settings: Settings):
+    key = settings.secret_key.get_secret_value()
+    payloads = (b"", b"null", b"[]", b'"user:1"', b"1", b"\xff", b"[" * 20_000, b'{"exp": 1e400}')
+    tokens = [jws.sign(payload, key, algorithm="HS256") for payload in payloads]
+    assert [me(client, token).status_code for token in tokens] == [401] * 8
 
 
 # What is stored
@@ -408,7 +419,7 @@ def test_a_password_with_nul_after_it_is_another(client: TestClient, ann: Person
 
 @pytest.mark.parametrize(
     "hashed",
-    ["", "!", "x", PASSWORD, "$2b$12$short", "$2b$99$" + "a" * 53, "pbkdf2_sha256$x$y$z", "$bcrypt-sha256$", "a" * 255],
+    ["", "!", "x", PASSWORD, "$2b$12$short", "$2b$99$" + "." * 53, "pbkdf2_sha256$x$y$z", "$bcrypt-sha256$", "a" * 255],
 )
 def test_what_is_stored_and_is_no_hash_lets_nobody_in(client: TestClient, ann: Person, hashed: str):
     run(client, crud.users.update, ann.id, hashed_password=hashed)
@@ -480,6 +491,7 @@ def test_of_two_tokens_the_login_counts(client: TestClient, bob: Person, x_token
     assert client.get("/api/v1/users/me", headers=both).status_code == 401
 
 
-@pytest.mark.parametrize("token", [b"", b"x", b"\xff\xfe", b"a" * 10_000, b"' OR 1=1 --", b"cadre_", b"%00"])
-def test_garbage_is_no_machine_token(client: TestClient, x_token: str, token: bytes):
-    assert client.get("/api/v1/items", headers={"X-Token": token}).status_code == 401
+def test_garbage_is_no_machine_token(client: TestClient, x_token: str):
+    garbage = (b"", b"x", b"\xff\xfe", b"a" * 10_000, b"' OR 1=1 --", b"cadre_", b"%00", x_token.lower().encode())
+    answers = [client.get("/api/v1/items", headers={"X-Token": token}) for token in garbage]
+    assert [answer.status_code for answer in answers] == [401] * 8

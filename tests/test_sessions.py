@@ -18,7 +18,7 @@ from app.engine.accounts import Caller
 from app.main import create_app
 from app.models import Item, ItemUpdate, User
 from app.settings import Settings
-from tests.conftest import POSTGRES, Person, sign_up
+from tests.conftest import POSTGRES, Person
 
 CLASH = "Somebody changed it at the same moment. Read it again."
 
@@ -41,8 +41,10 @@ def app(settings: Settings) -> FastAPI:
     def keep(session: SessionDep, owner_id: int):
         item = Item(title="kept", owner_id=owner_id)
         session.add(item)
+        session.flush()
+        item_id = item.id  # after the commit, asking the item would begin anew
         session.commit()
-        return in_the_loop(items.get, item.id).title
+        return in_the_loop(items.get, item_id).title
 
     @app.post("/rename")
     def rename(session: SessionDep, item_id: int):

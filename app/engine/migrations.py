@@ -51,9 +51,8 @@ def connect(url: str) -> Iterator[Connection]:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
             yield connection
     except DBAPIError as error:
-        raise CannotStart(
-            f"The database {where!r} cannot be used: {str(error.orig).strip()}. See DATABASE_URL."
-        ) from error
+        reason = " ".join(str(error.orig).split())
+        raise CannotStart(f"The database {where!r} cannot be used ({reason}). See DATABASE_URL.") from error
     except CommandError as error:
         raise CannotStart(f"The database {where!r} is of another version of this code: {error}.") from error
 

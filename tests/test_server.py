@@ -1,0 +1,207 @@
+"""The real server in a process of its own, started as people start it, and worked with over HTTP."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.settings import ROOT
+from tests.scratch import empty_database, environment, python
+
+CADRE = ["-c", "from app.cli import main; main()"]  # what `python3 -m app` runs once everything is installed
+KEY = "7xQ-oPz_49dVbYw2LmKJhTRsE0aNcUfG8iXyZ1CqW5tDnBvM"
+PASSWORD = "four plain words together"
+NOT_MIGRATED = "The database is not at the newest migration. Run: python3 -m app migrate"
+
+
+class Server:
+    """A server process. What it says is in `said`, once it has ended."""
+
+    def __init__(self, folder: Path, arguments: list[str], settings: dict[str, str]) -> None:
+        self.port = free_port()
+        self.log = folder / f"server-{self.port}.log"
+        arguments = [argument.format(port=self.port) for argument in arguments]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments], cwd=ROOT, env=environment(**settings), stdout=log, stderr=log
+            )
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=10, trust_env=False)
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def is_up(self) -> "Server":
+        for _ in range(600):
+            assert self.process.poll() is None, self.said
+            try:
+                self.http.get("/items")
+            except httpx.ConnectError:
+                time.sleep(0.05)
+            else:
+                return self
+        raise AssertionError(f"Not up after 30 seconds: {self.said}")
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(10)
+
+    def close(self) -> None:
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+    def log_in(self, username: str, password: str = PASSWORD) -> httpx.Response:
+        answer = self.http.post("/token", data={"username": username, "password": password})
+        if answer.status_code == 200:
+            self.http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        return answer
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A development machine with an empty database."""
+    with empty_database(tmp_path, "server") as url:
+        yield {"DATABASE_URL": url, "ENVIRONMENT": "development", "SECRET_KEY": KEY, "BCRYPT_ROUNDS": "4"}
+
+
+@pytest.fixture
+def serve(tmp_path: Path, settings: dict[str, str]) -> Iterator[Callable[..., Server]]:
+    """Start a server: `serve()`, or with other arguments for Python, and with other settings."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, **changed: str) -> Server:
+            command = list(arguments) or [*CADRE, "run", "--no-reload", "--port", "{port}"]
+            server = Server(tmp_path, command, settings | changed)
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def cadre(settings: dict[str, str]) -> Callable[..., Any]:
+    """Run another command: `cadre("demo")`."""
+    return lambda *arguments, **changed: python(*CADRE, *arguments, **(settings | changed))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def printed_passwords(said: str) -> list[str]:
+    return re.findall(r"password (\S+)$", said, re.MULTILINE)
+
+
+def test_what_people_did_is_still_there_after_a_restart(serve: Callable[..., Server]):
+    server = serve().is_up()
+    http = server.http
+    body = {"username": "ann", "email": "ann@example.com", "password": PASSWORD}
+    assert http.post("/users", json=body).status_code == 201
+    taken = http.post("/users", json=body | {"email": "other@example.com"})
+    assert (taken.status_code, taken.json()["detail"]) == (409, "That username is taken.")
+    assert http.get("/items").status_code == 401
+    assert server.log_in("ann").status_code == 200
+    created = [http.post("/items", json={"title": title}).json() for title in ("one", "two", "three")]
+    page = http.get("/items", params={"skip": 1, "limit": 1}).json()
+    changed = http.patch(f"/items/{created[0]['id']}", json={"title": "changed"})
+    deleted = http.delete(f"/items/{created[2]['id']}")
+    assert page == [created[1]]
+    assert (changed.status_code, changed.json()["version"]) == (200, 2)
+    assert deleted.status_code == 204
+    token = http.headers["Authorization"]
+    assert server.stop() == 0
+    assert "Application shutdown complete." in server.said
+    assert len(printed_passwords(server.said)) == 1
+
+    again = serve().is_up()
+    again.http.headers["Authorization"] = token
+    assert again.http.get("/items").json() == [created[1], changed.json()]
+    assert again.log_in("ann@example.com").status_code == 200
+    assert again.stop() == 0
+    assert printed_passwords(again.said) == []
+
+
+def test_of_two_servers_that_start_at_once_both_come_up_and_one_prints_a_password(serve: Callable[..., Server]):
+    servers = [serve(), serve()]
+    for server in servers:
+        server.is_up()
+    passwords = printed_passwords("".join(server.said for server in servers))
+    assert len(passwords) == 1
+    for server in servers:
+        assert server.log_in("admin", passwords[0]).status_code == 200
+        assert server.http.get("/users/me").json()["is_superuser"] is True
+        assert "Traceback" not in server.said
+        # Each says where everything is, and there it is.
+        for path in ("/api/v1", "/docs", "/"):
+            assert re.search(rf"http://127\.0\.0\.1:{server.port}{path}(\s|$)", server.said)
+        for path in ("/docs", "/"):
+            assert server.http.get(f"http://127.0.0.1:{server.port}{path}").status_code == 200
+
+
+def test_a_taken_port_is_told_in_one_sentence(cadre: Callable[..., Any]):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        told = cadre("run", "--no-reload", "--port", str(port))
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr == (
+        f"Port {port} of 127.0.0.1 cannot be used (Address already in use). Try: python3 -m app run --port {port + 1}\n"
+    )
+
+
+def test_the_commands_make_people_and_tokens_that_work(serve: Callable[..., Server], cadre: Callable[..., Any]):
+    first, second = cadre("demo"), cadre("demo")
+    token, superuser = cadre("token", "johndoe"), cadre("superuser", "root", "root@example.com")
+    refused = [cadre("superuser", "root", "other@example.com"), cadre("token", "nobody")]
+    server = serve("-m", "uvicorn", "app.main:app", "--port", "{port}").is_up()
+
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert second.stdout == "The demo people are there already. Delete the database file to begin anew.\n"
+    admin, demo = printed_passwords(first.stdout)
+    assert server.log_in("admin", admin).status_code == 200
+    assert server.log_in("alice", demo).status_code == 400
+    assert server.log_in("johndoe", demo).status_code == 200
+    titles = {item["title"] for item in server.http.get("/items").json()}
+    assert titles == {"Order the paint", "Call the surveyor", "Book the van for Friday"}
+
+    del server.http.headers["Authorization"]
+    secret = re.search(r"^X-Token: (\S+)$", token.stdout, re.MULTILINE)[1]
+    assert server.http.get("/users/me", headers={"X-Token": secret}).json()["username"] == "johndoe"
+    (password,) = re.findall(r"with the password (\S+)", superuser.stdout)
+    assert server.log_in("root", password).status_code == 200
+    assert server.http.get("/admin/counts").json()["superusers"] == 2
+
+    assert [told.returncode for told in refused] == [1, 1]
+    assert [told.stderr for told in refused] == ["That username is taken.\n", "Nobody is called nobody.\n"]
+
+
+def test_in_production_a_server_starts_only_on_a_migrated_database(serve: Callable[..., Server], cadre: Any):
+    production = {"ENVIRONMENT": "production", "BCRYPT_ROUNDS": "10"}
+    refused = cadre("run", "--no-reload", "--port", str(free_port()), **production)
+    by_uvicorn = serve("-m", "uvicorn", "app.main:app", "--port", "{port}", **production)
+    by_uvicorn.process.wait(30)
+    migrated, demo = cadre("migrate", **production), cadre("demo", **production)
+    server = serve(**production).is_up()
+
+    assert (refused.returncode, refused.stderr) == (1, f"{NOT_MIGRATED}\n")
+    assert by_uvicorn.process.returncode != 0
+    assert NOT_MIGRATED in by_uvicorn.said
+    assert migrated.returncode == 0
+    assert (demo.returncode, "development only" in demo.stderr) == (1, True)
+    assert server.http.get("/items").status_code == 401
+    assert server.stop() == 0
+    assert printed_passwords(server.said) == []
