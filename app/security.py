@@ -23,7 +23,7 @@ ISSUER = AUDIENCE = "cadre"
 PURPOSE = "access"
 REQUIRED = ("exp", "iat", "iss", "aud", "sub")
 T = TypeVar("T")
-NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
+NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 SUBJECT = re.compile(r"user:([1-9][0-9]{0,15})")
 OPTIONS = {f"require_{claim}": True for claim in REQUIRED}
 
@@ -71,8 +71,8 @@ def read_access_token(token: str, *, key: str) -> Identity:
 
 
 def new_security_stamp() -> int:
-    """Goes into a user's tokens; a new one ends all the old. 62 random bits."""
-    return secrets.randbits(62)
+    """Goes into a user's tokens; a new one ends all the old. 59 random bits."""
+    return secrets.randbits(59)
 
 
 def new_machine_token() -> str:
