@@ -97,6 +97,14 @@ def test_a_deactivated_user_is_out_at_once(client: TestClient, ann: Person, root
     assert [(answer.status_code, answer.headers["WWW-Authenticate"]) for answer in answers] == [(401, NOT_VALID)] * 4
 
 
+def test_a_user_deactivated_by_hand_is_out_as_well(client: TestClient, ann: Person, x_token: str):
+    # Nobody gave her a new stamp here: each statement asks whether she is active.
+    run(client, crud.users.update, ann.id, is_active=False)
+    by_machine = client.get("/api/v1/users/me", headers={"X-Token": x_token})
+    answers = [by_machine, ann.get("/users/me"), ann.post("/items", {"title": "Foo"}), ann.get("/items")]
+    assert [answer.status_code for answer in answers] == [401] * 4
+
+
 def test_a_deleted_user_is_out_at_once(client: TestClient, ann: Person):
     ann.post("/items", {"title": "Foo"})
     run(client, crud.users.delete, ann.id)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,11 +12,13 @@ from sqlalchemy import NullPool, create_engine, inspect, text
 
 from app.engine import migrations
 from app.settings import ROOT
+from tests.conftest import POSTGRES
 from tests.scratch import empty_database, environment, python
 
 MIGRATE = ["-c", "from app.cli import main; main()", "migrate"]
 RUN = ["-c", "from app.cli import main; main()", "run", "--no-reload", "--port", "1"]
 UPGRADE = ["-m", "alembic", "upgrade", "head"]
+TAKE_THE_TURN = f"SELECT pg_advisory_xact_lock({migrations.LOCK})" if POSTGRES else "BEGIN IMMEDIATE"
 NOWHERE = {
     "sqlite": "sqlite:////no/such/folder/cadre.db",
     "postgresql": "postgresql://ann:pass-word@127.0.0.1:1/nowhere",
@@ -32,6 +35,12 @@ def alembic(url: str, *arguments: str) -> str:
     done = python("-m", "alembic", *arguments, DATABASE_URL=url)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def start(command: list[str], url: str) -> "subprocess.Popen[str]":
+    pipe = subprocess.PIPE
+    environ = environment(DATABASE_URL=url)
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environ, stdout=pipe, stderr=pipe, text=True)
 
 
 def tables(url: str) -> set[str]:
@@ -53,18 +62,13 @@ def test_the_schema_goes_up_is_what_the_models_say_and_goes_down_and_up_again(em
 
 
 def test_of_three_who_migrate_an_empty_database_at_once_all_succeed(empty_url: str):
-    started = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=environment(DATABASE_URL=empty_url),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for command in (MIGRATE, MIGRATE, UPGRADE)
-    ]
+    with create_engine(empty_url, poolclass=NullPool).connect() as first:
+        first.execute(text(TAKE_THE_TURN))
+        started = [start(command, empty_url) for command in (MIGRATE, MIGRATE, UPGRADE)]
+        time.sleep(2)
+        waiting = [process.poll() for process in started]
     ended = [process.communicate(timeout=60)[1] for process in started]
+    assert waiting == [None, None, None]
     assert [process.returncode for process in started] == [0, 0, 0], ended
     assert {"users", "items", "machine_tokens"} <= tables(empty_url)
 

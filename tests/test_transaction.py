@@ -299,14 +299,17 @@ async def test_whoever_waits_too_long_for_another_programs_lock_is_told_to_come_
     set_limit("SERVER_TIMEOUTS", "-c lock_timeout=300ms")
     if POSTGRES:
         await world.db.close()  # only the connections to come are so impatient
+    begun = time.monotonic()
     with stranger(world.url) as lock:
         with pytest.raises(Unavailable) as refused:
             await bookings.create(world.ann, booking(1))
         with pytest.raises(Unavailable):
             async with transaction(world.ann) as tx:
                 await bookings.create(tx, booking(1))
+        waited = time.monotonic() - begun
         lock.execute("ROLLBACK")
     await bookings.create(world.ann, booking(2))
+    assert 0.5 < waited < 2
     assert refused.value.detail == "The database is busy. Try again in a moment."
     assert await starts(world) == [2]
 
