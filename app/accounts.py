@@ -2,14 +2,15 @@
 
 import secrets
 from contextlib import suppress
+from typing import NamedTuple
 
 from pydantic import BaseModel, SecretStr
 from sqlalchemy import bindparam, func, select
 
-from app.crud import machine_tokens, transaction, users
+from app.crud import accounts, machine_tokens, transaction, users
 from app.engine.accounts import Caller
 from app.engine.statement import Runs, Statement
-from app.errors import Clash, Forbidden, Missing, NoToken, Unauthenticated, Unavailable
+from app.errors import Clash, Forbidden, Missing, NoToken, Stale, Unauthenticated, Unavailable
 from app.models import (
     Item,
     MachineToken,
@@ -26,16 +27,11 @@ from app.security import Hasher, Identity, hash_machine_token, new_machine_token
 
 # Every statement of this file: compiled once, run on whichever database is asked.
 _user, _token = User.__table__.c, MachineToken.__table__.c
-_account = select(_user.id, _user.is_superuser, _user.security_stamp, _user.is_active, _user.hashed_password)
-_BY = {
-    "username": Statement(_account.where(_user.username == bindparam("login"))),
-    "email": Statement(_account.where(_user.email == bindparam("login"))),
-    "id": Statement(_account.where(_user.id == bindparam("login"))),
-}
+_identity = (_user.id, _user.is_superuser, _user.security_stamp)
+_account = select(*_identity, _user.is_active, _user.hashed_password, _user.version)
+_BY = {name: Statement(_account.where(_user[name] == bindparam("value"))) for name in ("id", "username", "email")}
 _BY_MACHINE_TOKEN = Statement(
-    select(_user.id, _user.is_superuser, _user.security_stamp)
-    .join_from(User, MachineToken)
-    .where(_token.hashed_token == bindparam("hashed"), _user.is_active)
+    select(*_identity).join_from(User, MachineToken).where(_token.hashed_token == bindparam("hashed"), _user.is_active)
 )
 # Locked, so that two superusers who demote each other at the same moment cannot both succeed.
 _SUPERUSERS = Statement(
@@ -49,6 +45,21 @@ _COUNTS = Statement(
         select(func.count()).select_from(Item).scalar_subquery(),
     )
 )
+
+
+class Account(NamedTuple):
+    """What logging in asks of the database."""
+
+    id: int
+    is_superuser: bool
+    security_stamp: int
+    is_active: bool
+    hashed_password: str
+    version: int
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.id, bool(self.is_superuser), self.security_stamp)
 
 
 class Counts(BaseModel):
@@ -68,15 +79,15 @@ async def register(application: Caller, hasher: Hasher, data: UserCreate, *, is_
 async def log_in(application: Caller, hasher: Hasher, login: str, password: str) -> Identity:
     """Who that is, by username or e-mail. Raises NoToken, alike and in like time whatever was wrong."""
     hasher.refuse_if_full()
-    rows = await application.db.run(_BY["email" if "@" in login else "username"], {"login": fold(login.strip())})
-    user_id, is_superuser, stamp, is_active, hashed = rows[0] if rows else (0, False, 0, False, None)
-    right, better = await hasher.verify(password, hashed)
-    if not right or not is_active:
+    account = await _find(application, "email" if "@" in login else "username", fold(login.strip()))
+    right, better = await hasher.verify(password, account and account.hashed_password)
+    if not account or not right or not account.is_active:
         raise NoToken("invalid_grant", "Wrong username or password.")
     if better:
-        with suppress(Unavailable):  # it can wait for the next login
-            await users.update(application, user_id, hashed_password=better)
-    return Identity(user_id, bool(is_superuser), stamp)
+        # It can wait for the next login. With the version: a password changed meanwhile must not come back.
+        with suppress(Missing, Stale, Unavailable):
+            await users.update(application, account.id, hashed_password=better, version=account.version)
+    return account.identity
 
 
 async def identify_machine(db: Runs, token: str) -> Identity:
@@ -90,20 +101,25 @@ async def identify_machine(db: Runs, token: str) -> Identity:
 
 async def create_machine_token(application: Caller, username: str, name: str) -> tuple[MachineTokenRead, str]:
     """A token for a program that acts as `username`, and what it says: shown here, and never again. Raises Missing."""
-    rows = await application.db.run(_BY["username"], {"login": fold(username)})
-    if not rows:
+    account = await _find(application, "username", fold(username))
+    if not account:
         raise Missing(f"Nobody is called {username}.")
     token = new_machine_token()
     data = MachineTokenCreate(name=name)
-    row = await machine_tokens.create(application, data, owner_id=rows[0][0], hashed_token=hash_machine_token(token))
+    row = await machine_tokens.create(application, data, owner_id=account.id, hashed_token=hash_machine_token(token))
     return row, token
+
+
+async def _find(caller: Caller, column: str, value: object) -> Account | None:
+    rows = await caller.db.run(_BY[column], {"value": value})
+    return Account(*rows[0]) if rows else None
 
 
 async def confirm_password(caller: Caller, hasher: Hasher, password: str) -> None:
     """Raise Forbidden unless it is the caller's: whoever found an open browser shall not take the account."""
     hasher.refuse_if_full()
-    rows = await caller.db.run(_BY["id"], {"login": caller.id})
-    right, _ = await hasher.verify(password, rows[0][4] if rows else None)
+    account = await _find(caller, "id", caller.id)
+    right, _ = await hasher.verify(password, account and account.hashed_password)
     if not right:
         raise Forbidden("The current password is wrong.")
 
@@ -117,7 +133,7 @@ async def update_account(caller: Caller, hasher: Hasher, changes: UserUpdate) ->
 
 
 async def change_password(caller: Caller, hasher: Hasher, data: PasswordChange) -> None:
-    """Ends every token given out before. Raises Forbidden if the current password is wrong."""
+    """Ends every login given out before; machine tokens stay. Raises Forbidden if the current password is wrong."""
     await confirm_password(caller, hasher, data.current_password.get_secret_value())
     hashed = await hasher.hash(data.new_password.get_secret_value())
     await users.update(caller, caller.id, hashed_password=hashed, security_stamp=new_security_stamp())
@@ -125,6 +141,7 @@ async def change_password(caller: Caller, hasher: Hasher, data: PasswordChange) 
 
 async def set_active(caller: Caller, user_id: int, is_active: bool) -> UserRead:
     """Let in, or shut out from the very next request on. Raises Missing, and Clash for the last superuser."""
+    await require_superuser(caller)
     async with transaction(caller) as tx:
         if not is_active:
             await _refuse_last_superuser(tx, user_id)
@@ -133,10 +150,17 @@ async def set_active(caller: Caller, user_id: int, is_active: bool) -> UserRead:
 
 async def set_superuser(caller: Caller, user_id: int, is_superuser: bool) -> UserRead:
     """Promote or demote, from the very next request on. Raises Missing, and Clash for the last superuser."""
+    await require_superuser(caller)
     async with transaction(caller) as tx:
         if not is_superuser:
             await _refuse_last_superuser(tx, user_id)
         return await users.update(tx, user_id, is_superuser=is_superuser)
+
+
+async def require_superuser(caller: Caller) -> None:
+    """Raise Forbidden unless the caller is one now, whatever their token says."""
+    if (await accounts.recognise(caller)).role == "user":
+        raise Forbidden("That is for superusers.")
 
 
 async def _refuse_last_superuser(tx: Caller, user_id: int) -> None:
@@ -146,6 +170,7 @@ async def _refuse_last_superuser(tx: Caller, user_id: int) -> None:
 
 async def count(caller: Caller) -> Counts:
     """How many there are of what."""
+    await require_superuser(caller)
     (row,) = await caller.db.run(_COUNTS, {})
     return Counts(**dict(zip(Counts.model_fields, row, strict=True)))
 

@@ -11,16 +11,7 @@ from dataclasses import replace
 
 from app.engine.accounts import Accounts, Caller
 from app.engine.verbs import Verbs
-from app.models import (
-    Item,
-    ItemCreate,
-    ItemRead,
-    MachineToken,
-    MachineTokenRead,
-    User,
-    UserRead,
-    UserWithItems,
-)
+from app.models import Item, ItemCreate, ItemRead, MachineToken, MachineTokenRead, User, UserRead, UserWithItems
 
 # Where every caller must stand: each statement below also asks that they are there, active, and what their token says.
 accounts = Accounts(User)

@@ -12,7 +12,7 @@ from sqlmodel import Session
 from app import accounts, crud
 from app.engine import accounts as engine
 from app.engine.sessions import SESSIONS, open_session
-from app.errors import Forbidden, Unauthenticated, Unavailable
+from app.errors import Unauthenticated, Unavailable
 from app.models import UserRead
 from app.models.base import Row
 from app.security import Hasher as PasswordHasher
@@ -23,10 +23,7 @@ Created = TypeVar("Created", bound=Row)
 
 bearer = OAuth2PasswordBearer("/api/v1/token", scheme_name="Login", auto_error=False)
 machine = APIKeyHeader(
-    name="X-Token",
-    scheme_name="MachineToken",
-    auto_error=False,
-    description="For programs: `python3 -m app token`.",
+    name="X-Token", scheme_name="MachineToken", auto_error=False, description="For programs: `python3 -m app token`."
 )
 
 
@@ -72,14 +69,13 @@ async def get_current_user(caller: Caller) -> UserRead:
 CurrentUser = Annotated[UserRead, Depends(get_current_user)]
 
 
-async def require_superuser(user: CurrentUser) -> None:
+async def require_superuser(caller: Caller) -> None:
     """A guard for a route or a router: `dependencies=[Depends(require_superuser)]`."""
-    if not user.is_superuser:
-        raise Forbidden("That is for superusers.")
+    await accounts.require_superuser(caller)
 
 
 async def require_writable(request: Request, settings: Settings) -> None:
-    """The global guard: with READ_ONLY set, whatever writes is answered 503. Logging in writes nothing."""
+    """The global guard: with READ_ONLY set, whatever writes is answered 503. Logging in goes on."""
     if settings.read_only and request.method not in ("GET", "HEAD") and request.scope["route"].name != "log_in":
         raise Unavailable("Cadre is read-only for a while. Reading works.", retry_after=60)
 

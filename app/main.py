@@ -48,11 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # pages.py has them, with no CDN
         redoc_url=None,
         redirect_slashes=False,  # the routing table answers both spellings
-        telemetry={
-            "tracing": False,
-            "metrics": False,
-            "logs": False,
-        },  # a tenth of a small request, unasked for
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # a tenth of a small request, unasked for
     )
     app.state.settings = settings
     app.include_router(api, prefix="/api/v1")

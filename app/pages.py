@@ -50,11 +50,7 @@ SWAGGER = get_swagger_ui_html(
     swagger_js_url="/docs/files/swagger-ui-bundle.js",
     swagger_css_url="/docs/files/swagger-ui.css",
     swagger_favicon_url="/static/favicon.svg",
-    swagger_ui_parameters={
-        "persistAuthorization": True,
-        "displayRequestDuration": True,
-        "tryItOutEnabled": True,
-    },
+    swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True, "tryItOutEnabled": True},
 )
 REDOC = get_redoc_html(
     openapi_url="/openapi.json",

@@ -1,5 +1,6 @@
 """How a refusal is answered: problem details (RFC 9457), the same for every error, and none repeats what was sent."""
 
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +17,7 @@ from app import errors
 from app.engine.violations import BUSY, explain
 
 PROBLEM = "application/problem+json"
+log = logging.getLogger("app")
 MOST = 20  # how many errors of one request are listed
 
 
@@ -37,6 +39,8 @@ async def on_refusal(_request: Request, error: Exception) -> Response:
     refusal = error if isinstance(error, errors.Refusal) else _refusal_of(error)
     if refusal is None:
         raise error
+    if refusal.status >= 500:
+        log.warning("%s (%s)", refusal.detail, refusal.__cause__ or refusal.__context__)
     return JSONResponse(refusal.content(), refusal.status, headers=refusal.headers, media_type=refusal.media_type)
 
 

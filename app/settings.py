@@ -17,16 +17,7 @@ from app.errors import CannotStart
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED, LOCAL, KEY_FILE = ROOT / ".env", ROOT / ".env.local", ROOT / ".secret-key"
 NEW_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
-WELL_KNOWN = (
-    "secret",
-    "changethis",
-    "changeme",
-    "change-me",
-    "password",
-    "your-",
-    "example",
-    "09d25e094faa6ca2556c",
-)
+WELL_KNOWN = ("secret", "changethis", "changeme", "change-me", "password", "your-", "example", "09d25e094faa6ca2556c")
 
 Words = Annotated[tuple[str, ...], NoDecode]
 
@@ -43,7 +34,9 @@ class Settings(BaseSettings):
     bcrypt_rounds: int = Field(12, ge=4, le=16, description="Cost of a password hash; at least 10 in production.")
     registration_open: bool = Field(True, description="Whether strangers may sign up.")
     read_only: bool = Field(False, description="Answer every write with 503, for maintenance.")
-    database_connections: int = Field(10, ge=2, le=100, description="At most this many for verbs, and for sessions.")
+    database_connections: int = Field(
+        10, ge=2, le=100, description="Of one server process, for verbs; Sessions have 5 more."
+    )
     cors_origins: Words = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
     cors_origin_regex: str | None = Field(None, description="The same as one regular expression.")
     cors_credentials: bool = Field(False, description="Whether those pages may send cookies.")
@@ -77,6 +70,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 "CORS_ORIGINS=* with CORS_CREDENTIALS=true would open the API to every web page: name the pages"
             )
+        if self.environment == "production" and "database_url" not in self.model_fields_set:
+            raise ValueError("DATABASE_URL is missing: say where production keeps its data")
         if self.environment == "production" and self.bcrypt_rounds < 10:
             raise ValueError("BCRYPT_ROUNDS must be at least 10 in production")
         if not self.secret_key.get_secret_value() and self.environment == "development":

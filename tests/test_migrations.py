@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from sqlalchemy import NullPool, create_engine, inspect, text
+from sqlalchemy import Connection, NullPool, create_engine, inspect, text
 
 from app.engine import migrations
 from app.settings import ROOT
@@ -43,6 +43,14 @@ def start(command: list[str], url: str) -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environ, stdout=pipe, stderr=pipe, text=True)
 
 
+def wait_until_three_wait(first: Connection) -> None:
+    seen = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted" if POSTGRES else "SELECT 0"
+    for _ in range(160 if POSTGRES else 40):  # SQLite does not say who waits
+        if first.execute(text(seen)).scalar() == 3:
+            return
+        time.sleep(0.05)
+
+
 def tables(url: str) -> set[str]:
     return set(inspect(create_engine(url, poolclass=NullPool)).get_table_names())
 
@@ -65,7 +73,7 @@ def test_of_three_who_migrate_an_empty_database_at_once_all_succeed(empty_url: s
     with create_engine(empty_url, poolclass=NullPool).connect() as first:
         first.execute(text(TAKE_THE_TURN))
         started = [start(command, empty_url) for command in (MIGRATE, MIGRATE, UPGRADE)]
-        time.sleep(2)
+        wait_until_three_wait(first)
         waiting = [process.poll() for process in started]
     ended = [process.communicate(timeout=60)[1] for process in started]
     assert waiting == [None, None, None]

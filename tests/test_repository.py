@@ -1,4 +1,4 @@
-"""The repository keeps its own promises: a short reader's path, a known top level, and a README that tells the truth."""
+"""The repository keeps its own promises: a short reader's path, a known top level, a README that tells the truth."""
 
 import ast
 import re

@@ -149,10 +149,7 @@ def test_no_change_is_lost_when_two_sessions_change_one_row(client: TestClient, 
 
 @pytest.mark.parametrize(
     ("username", "email", "detail"),
-    [
-        ("ann", "other@example.com", "That username is taken."),
-        ("other", "ann@example.com", "That email is taken."),
-    ],
+    [("ann", "other@example.com", "That username is taken."), ("other", "ann@example.com", "That email is taken.")],
 )
 def test_a_taken_value_is_409_and_names_its_column(
     client: TestClient, ann: Person, username: str, email: str, detail: str

@@ -80,11 +80,7 @@ class Dispatch:
         if found is None:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(node.methods))})
         context, names = found
-        scope["router"], scope["route"], scope["endpoint"] = (
-            self._router,
-            context.original_route,
-            context.endpoint,
-        )
+        scope["router"], scope["route"], scope["endpoint"] = (self._router, context.original_route, context.endpoint)
         scope["path_params"] = dict(zip(names, values, strict=True))
         await context.app(scope, receive, _without_body(send) if scope["method"] == "HEAD" else send)
 

@@ -28,8 +28,8 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 def is_at_head(url: str) -> bool:
     """Whether the database at `url` has the newest migration. Raises CannotStart if it cannot be reached."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
     with connect(url) as connection:
+        head = ScriptDirectory.from_config(_config()).get_current_head()
         return MigrationContext.configure(connection).get_current_revision() == head
 
 
@@ -54,7 +54,8 @@ def connect(url: str) -> Iterator[Connection]:
         reason = " ".join(str(error.orig).split())
         raise CannotStart(f"The database {where!r} cannot be used ({reason}). See DATABASE_URL.") from error
     except CommandError as error:
-        raise CannotStart(f"The database {where!r} is of another version of this code: {error}.") from error
+        cure = "Run: alembic merge heads -m merge" if "heads" in str(error) else "Is the database of another version?"
+        raise CannotStart(f"The migrations do not fit: {error}. {cure}") from error
 
 
 def _config() -> Config:

@@ -59,6 +59,7 @@ class Postgres:
                     raise
                 raise Unavailable("That took too long, and nothing of it was kept.") from None
             finally:
+                transaction.failure = transaction.failure or RuntimeError("This transaction has ended.")
                 if connection.is_in_transaction:
                     await connection.command(b"ROLLBACK")
 
@@ -84,7 +85,7 @@ class Postgres:
     async def _connect(self) -> "Connection":
         try:
             connection = await psycopg.AsyncConnection.connect(
-                self._url, autocommit=True, connect_timeout=5, options=SERVER_TIMEOUTS
+                self._url, autocommit=True, connect_timeout=5, options=SERVER_TIMEOUTS, tcp_user_timeout=10_000
             )
         except psycopg.Error as error:
             raise Unavailable("The database does not answer. Try again in a moment.") from error
@@ -102,6 +103,7 @@ class Connection:
         self._transformer = Transformer(connection)
         self._prepared: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._answer: asyncio.Future[pq.abc.PGresult] | None = None
+        self._last: pq.abc.PGresult | None = None
         self._loop = asyncio.get_running_loop()
         self._pg.nonblocking = 1
         self._socket = self._pg.socket
@@ -129,7 +131,7 @@ class Connection:
         try:
             return await self._fetch(compiled.sql, compiled.arguments(values))
         except psycopg.Error as error:
-            raise explain(error) or error from error
+            raise explain(error) or _without_row(error) from None
 
     async def command(self, sql: bytes) -> None:
         """Something without arguments and rows, like BEGIN."""
@@ -137,7 +139,7 @@ class Connection:
             self._pg.send_query_params(sql, None)
             await self._result()
         except psycopg.Error as error:
-            raise explain(error) or error from error
+            raise explain(error) or _without_row(error) from None
 
     async def _fetch(self, sql: str, arguments: Sequence[Any]) -> list[Row]:
         transformer = self._transformer
@@ -181,20 +183,29 @@ class Connection:
 
     def _read(self) -> None:
         """Called whenever the server has said something; also while idle, so that a dead one is noticed at once."""
-        result = None
         try:
             self._pg.consume_input()
-            if self._pg.is_busy():
+            # get_result() would block where is_busy(): an error may arrive in two parts.
+            while not self._pg.is_busy():
+                result = self._pg.get_result()
+                if result is None:
+                    break
+                self._last = result
+            else:
                 return
-            while (following := self._pg.get_result()) is not None:
-                result = following
         except psycopg.Error as error:
             self.close()
             if self._answer and not self._answer.done():
                 self._answer.set_exception(error)
             return
-        if self._answer and not self._answer.done() and result is not None:
-            self._answer.set_result(result)
+        if self._answer and not self._answer.done() and self._last is not None:
+            self._answer.set_result(self._last)
+        self._last = None
+
+
+def _without_row(error: psycopg.Error) -> RuntimeError:
+    """A defect of ours, for the log: PostgreSQL's DETAIL would repeat the whole row, a password's hash included."""
+    return RuntimeError(f"PostgreSQL says {error.sqlstate}: {error.diag.message_primary}")
 
 
 class Transaction:

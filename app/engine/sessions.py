@@ -13,15 +13,11 @@ SERVER_TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s -c idle_in_transa
 
 def create_session_engine(url: str) -> Engine:
     """An engine for Sessions at `url`. Opens nothing yet."""
-    limits: dict[str, Any] = {
-        "pool_size": SESSIONS,
-        "max_overflow": 0,
-        "pool_timeout": 5,
-        "pool_pre_ping": True,
-    }
+    options: dict[str, Any] = {"pool_size": SESSIONS, "max_overflow": 0, "pool_timeout": 5, "pool_pre_ping": True}
+    options["hide_parameters"] = True  # an error in the log must not hold what was written
     if not url.startswith("sqlite"):
-        return create_engine(url, **limits, connect_args={"options": SERVER_TIMEOUTS, "connect_timeout": 5})
-    engine = create_engine(url, **limits, connect_args={"timeout": 5, "check_same_thread": False})
+        return create_engine(url, **options, connect_args={"options": SERVER_TIMEOUTS, "connect_timeout": 5})
+    engine = create_engine(url, **options, connect_args={"timeout": 5, "check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -34,6 +34,7 @@ class SQLite:
         except sqlite3.Error as error:
             raise explain(error) or error from error
         self._turn = asyncio.Lock()
+        self._holder: asyncio.Task[object] | None = None
 
     async def close(self) -> None:
         self._reader.close()
@@ -68,20 +69,25 @@ class SQLite:
                     raise
                 raise Unavailable("That took too long, and nothing of it was kept.") from None
             finally:
+                transaction.failure = transaction.failure or RuntimeError("This transaction has ended.")
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[None]:
         """The writer connection, for this task alone."""
+        if self._holder is asyncio.current_task():
+            raise RuntimeError("Inside transaction() give verbs what it yields, not the caller.")
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._turn.acquire()
         except TimeoutError:
             raise Unavailable(BUSY) from None
+        self._holder = asyncio.current_task()
         try:
             yield
         finally:
+            self._holder = None
             self._turn.release()
 
 

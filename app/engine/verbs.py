@@ -27,6 +27,8 @@ class Verbs(Generic[Read]):
     def __init__(self, table: type[Entity], read: type[Read], accounts: Accounts) -> None:
         self._entity, self._read, self._accounts = table, read, accounts
         self._table = table.__table__
+        # The column that says whose a new row is; an account is nobody's but its own.
+        self._owner = table.__owner__ if table.__owner__ in self._table.c and table.__owner__ != "id" else None
         self._columns = [self._table.c[name] for name in read.model_fields]
         fields: Any = table.model_fields  # type: ignore[attr-defined]  # every entity is a SQLModel
         self._defaults = {n: field for n, field in fields.items() if n != "id" and not field.is_required()}
@@ -48,9 +50,9 @@ class Verbs(Generic[Read]):
 
         Raises Missing if it would belong to somebody whom the caller may not act for.
         """
-        given = {**data.__dict__, **more}
-        if "owner_id" in self._table.c and "owner_id" not in given:
-            given["owner_id"] = caller.id
+        given = {**data.__dict__, **self._known(more)}
+        if self._owner and self._owner not in given:
+            given[self._owner] = caller.id
         defaults = {name: field.get_default(call_default_factory=True) for name, field in self._defaults.items()}
         now = utcnow()
         stamps = {"created_at": now, "updated_at": now, "version": 1}
@@ -71,7 +73,7 @@ class Verbs(Generic[Read]):
         Raises Missing, or Stale if a `version` is given and the row has another by now.
         """
         sent = {name: getattr(changes, name) for name in changes.model_fields_set} if changes else {}
-        names, values = self._columns_in({**sent, **more})
+        names, values = self._columns_in({**sent, **self._known(more)})
         if not names:
             return self._unless_stale(await self.get(caller, row_id), version)
         names, values = self._columns_in({**sent, **more, "updated_at": utcnow()})
@@ -112,6 +114,11 @@ class Verbs(Generic[Read]):
         """The names of those that are columns, in a fixed order, and their values as bind parameters."""
         names = tuple(sorted(name for name in given if name in self._table.c))
         return names, {f"new_{name}": given[name] for name in names}
+
+    def _known(self, more: dict[str, object]) -> dict[str, object]:
+        if unknown := more.keys() - self._table.c.keys():
+            raise TypeError(f"{self._table.name} has no column {', '.join(sorted(unknown))}.")
+        return more
 
     def _make_hydrator(self, dialect: Dialect) -> Callable[[Row], Read]:
         return hydrator(self._read, self._columns, dialect)

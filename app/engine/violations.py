@@ -7,6 +7,7 @@ from sqlmodel import SQLModel
 
 from app.errors import Clash, Invalid, Refusal, Unavailable
 
+FAILING = "The database cannot write, or not be read. Whoever runs it must look at it."
 BUSY = "The database is busy. Try again in a moment."
 TAKEN_BY_OTHERS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 # The disk is full, read-only or failing, or the file cannot be opened: nobody's fault who asked.
@@ -34,9 +35,9 @@ def _explain_sqlite(error: sqlite3.Error) -> Refusal | None:
         return broken_rule(message.rpartition(": ")[2])
     if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
         return dangling()
-    if code & 0xFF in (*TAKEN_BY_OTHERS, *OUT_OF_ORDER):
+    if code & 0xFF in TAKEN_BY_OTHERS:
         return Unavailable(BUSY)
-    return None
+    return Unavailable(FAILING, retry_after=30) if code & 0xFF in OUT_OF_ORDER else None
 
 
 def _explain_postgres(error: Exception) -> Refusal | None:
@@ -48,11 +49,14 @@ def _explain_postgres(error: Exception) -> Refusal | None:
         return broken_rule(name)
     if state == "23503":
         return dangling()
-    # 08 connection, 40 serialization and deadlock, 53 resources, 55 locks, 57 shutdown and timeouts.
+    if state == "22003":
+        return Invalid("A number is too large or too small.")
+    if state == "25006" or state[:2] == "53":  # read-only; out of disk, memory or connections
+        return Unavailable(FAILING, retry_after=30)
+    # 08 connection, 40 serialization and deadlock, 55 locks, 57 shutdown and timeouts.
     # No state at all: the connection broke before the server could answer.
-    if state[:2] in ("", "08", "40", "53", "55", "57"):
-        return Unavailable(BUSY)
-    return None
+    is_broken = not state and type(error).__name__ in ("OperationalError", "InterfaceError")
+    return Unavailable(BUSY) if is_broken or state[:2] in ("08", "40", "55", "57") else None
 
 
 def taken(columns: list[str]) -> Clash:

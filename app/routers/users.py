@@ -3,27 +3,9 @@
 from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
-from app.deps import (
-    Application,
-    Caller,
-    CurrentUser,
-    Hasher,
-    Paging,
-    RowId,
-    Settings,
-    created,
-    require_superuser,
-)
+from app.deps import Application, Caller, CurrentUser, Hasher, Paging, RowId, Settings, created, require_superuser
 from app.errors import Forbidden
-from app.models import (
-    ItemCreate,
-    ItemRead,
-    PasswordChange,
-    UserCreate,
-    UserRead,
-    UserUpdate,
-    UserWithItems,
-)
+from app.models import ItemCreate, ItemRead, PasswordChange, UserCreate, UserRead, UserUpdate, UserWithItems
 from app.problems import documented
 
 router = APIRouter()
@@ -59,7 +41,7 @@ async def update_me(caller: Caller, hasher: Hasher, changes: UserUpdate) -> User
 
 @router.patch("/me/password", status_code=204, responses=documented(401, 403))
 async def update_my_password(caller: Caller, hasher: Hasher, data: PasswordChange) -> None:
-    """Change your password. Every token given out before ends, this one too: log in again."""
+    """Change your password. Every login ends, this one too: log in again. Machine tokens stay."""
     await accounts.change_password(caller, hasher, data)
 
 
