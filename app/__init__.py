@@ -6,7 +6,8 @@ Read it in this order:
 2. `routers/__init__.py`: the API's table of contents; then `routers/items.py`.
 3. `deps.py`: what a route can ask for by type.
 4. `crud.py`: the verbs and `transaction()`, the one way to write.
-5. `main.py`: how it is put together.
+5. `accounts.py` and `security.py`: who may log in, and what a token is.
+6. `main.py`: how it is put together; `errors.py` and `problems.py`: how it refuses.
 
 `engine/` is the engine room: how verbs become SQL and reach the database. docs/engine.md says why it exists.
 """

@@ -4,13 +4,13 @@ import secrets
 from contextlib import suppress
 from typing import NamedTuple
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretStr, ValidationError
 from sqlalchemy import bindparam, func, select
 
-from app.crud import accounts, machine_tokens, transaction, users
-from app.engine.accounts import Caller
+from app.crud import machine_tokens, standing, transaction, users
+from app.engine.caller import Caller
 from app.engine.statement import Runs, Statement
-from app.errors import Clash, Forbidden, Missing, NoToken, Stale, Unauthenticated, Unavailable
+from app.errors import CannotStart, Clash, Forbidden, Missing, NoToken, Stale, Unauthenticated, Unavailable
 from app.models import (
     Item,
     MachineToken,
@@ -159,7 +159,7 @@ async def set_superuser(caller: Caller, user_id: int, is_superuser: bool) -> Use
 
 async def require_superuser(caller: Caller) -> None:
     """Raise Forbidden unless the caller is one now, whatever their token says."""
-    if (await accounts.recognise(caller)).role == "user":
+    if (await standing.recognise(caller)).role == "user":
         raise Forbidden("That is for superusers.")
 
 
@@ -183,7 +183,13 @@ async def create_first_superuser(application: Caller, hasher: Hasher, username: 
     try:
         data = UserCreate(username=username, email=email, password=SecretStr(password))
         await register(application, hasher, data, is_superuser=True)
+    except ValidationError:
+        raise CannotStart("FIRST_SUPERUSER_USERNAME and FIRST_SUPERUSER_EMAIL must be a name and an address.") from None
     except Clash:
+        if not await application.db.run(_SUPERUSERS, {}):
+            raise CannotStart(
+                "No superuser, and that name is taken. Run: python3 -m app superuser NAME EMAIL"
+            ) from None
         return None
     return password
 

@@ -1,18 +1,23 @@
 """The commands: `python3 -m app [run | demo | migrate | superuser | token]`, and `test`, which __main__.py answers."""
 
 import asyncio
+import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from typing import Annotated, Any
 
 import typer
+from pydantic import SecretStr, ValidationError
 
+from app import accounts
+from app.demo import fill
+from app.engine import migrations
 from app.errors import CannotStart, Refusal
-from app.settings import Settings, get_settings
-from app.start import prepare, say
+from app.models import UserCreate
+from app.settings import ROOT, get_settings
+from app.start import opened, prepare, say
 
 main = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
 Port = Annotated[int, typer.Option(help="Where to listen.", min=1, max=65535)]
@@ -44,8 +49,6 @@ def run(host: Host = "127.0.0.1", port: Port = 8000, reload: bool = True) -> Non
 @main.command()
 def migrate() -> None:
     """Bring the database to the newest migration. For production, before the servers start."""
-    from app.engine import migrations
-
     migrations.upgrade(get_settings().database_url)
     say("The database is at the newest migration.")
 
@@ -53,13 +56,9 @@ def migrate() -> None:
 @main.command()
 def superuser(username: str, email: str) -> None:
     """Create a superuser, also on the day when nobody can log in. The password is printed once."""
-    from pydantic import SecretStr
-
-    from app import accounts
-    from app.models import UserCreate
 
     async def work() -> None:
-        async with opened() as (application, hasher):
+        async with opened(get_settings()) as (application, hasher):
             password = accounts.new_password()
             data = UserCreate(username=username, email=email, password=SecretStr(password))
             user = await accounts.register(application, hasher, data, is_superuser=True)
@@ -71,10 +70,9 @@ def superuser(username: str, email: str) -> None:
 @main.command()
 def token(username: str, name: str = "machine") -> None:
     """Create a token for a program that acts as that user, to send as X-Token. It is printed once."""
-    from app import accounts
 
     async def work() -> None:
-        async with opened() as (application, _hasher):
+        async with opened(get_settings()) as (application, _hasher):
             _row, secret = await accounts.create_machine_token(application, username, name)
             say(f"X-Token: {secret}\nIt is shown only this once. Whoever has it acts as {username}.")
 
@@ -86,11 +84,10 @@ def demo() -> None:
     """Fill a development database with believable people and items."""
     if get_settings().environment != "development":
         raise CannotStart("Demo data is for development only: ENVIRONMENT says otherwise.")
-    from app.demo import fill
 
     async def work() -> None:
         await prepare(get_settings())
-        async with opened() as (application, hasher):
+        async with opened(get_settings()) as (application, hasher):
             say(await fill(application, hasher))
 
     answer(work())
@@ -99,36 +96,15 @@ def demo() -> None:
 @main.command()
 def openapi() -> None:
     """Write docs/openapi.json anew, after a change of the API."""
-    import json
-
-    from app.main import app
-    from app.settings import ROOT
+    from app.main import app  # late: the other commands need no server
 
     document = json.dumps(app.openapi(), indent=1, ensure_ascii=False)
     (ROOT / "docs" / "openapi.json").write_text(f"{document}\n", encoding="utf-8")
     say("docs/openapi.json is as the API is now.")
 
 
-@asynccontextmanager
-async def opened() -> AsyncIterator[tuple[Any, Any]]:
-    """The application itself as a caller, and a hasher, outside of any server."""
-    from app.engine.accounts import Caller
-    from app.engine.database import connect
-    from app.security import Hasher
-
-    settings: Settings = get_settings()
-    hasher = Hasher(settings.bcrypt_rounds)
-    try:
-        async with connect(settings.database_url) as database:
-            yield Caller(database), hasher
-    finally:
-        hasher.close()
-
-
 def answer(work: Coroutine[Any, Any, None]) -> None:
     """Run `work`; what is refused ends the command with its sentence."""
-    from pydantic import ValidationError
-
     try:
         asyncio.run(work)
     except Refusal as refusal:

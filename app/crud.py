@@ -3,22 +3,26 @@
 async with transaction(caller) as tx:
     await items.create(tx, first)
     await items.create(tx, second)  # refused? Then nothing of the first remains
+
+When two requests change one row: an update is one statement that counts the version up, so changes of different fields
+both survive. With `version=` the slower one is Stale (412). After a deletion there is nothing to change: Missing (404).
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from app.engine.accounts import Accounts, Caller
+from app.engine.caller import Caller, Standing
 from app.engine.verbs import Verbs
 from app.models import Item, ItemCreate, ItemRead, MachineToken, MachineTokenRead, User, UserRead, UserWithItems
 
-# Where every caller must stand: each statement below also asks that they are there, active, and what their token says.
-accounts = Accounts(User)
+# Each statement below also asks that its caller is still there, active, and what their token says; and, where the model
+# says OWNED, that the row is theirs.
+standing = Standing(User)
 
-users = Verbs(User, UserRead, accounts)
-items = Verbs(Item, ItemRead, accounts)
-machine_tokens = Verbs(MachineToken, MachineTokenRead, accounts)
+users = Verbs(User, UserRead, standing)
+items = Verbs(Item, ItemRead, standing)
+machine_tokens = Verbs(MachineToken, MachineTokenRead, standing)
 
 
 @asynccontextmanager

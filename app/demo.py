@@ -4,7 +4,7 @@ from pydantic import SecretStr
 
 from app import accounts
 from app.crud import items, transaction, users
-from app.engine.accounts import Caller
+from app.engine.caller import Caller
 from app.errors import Clash
 from app.models import ItemCreate, UserCreate
 from app.security import Hasher

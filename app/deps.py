@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlmodel import Session
 
 from app import accounts, crud
-from app.engine import accounts as engine
+from app.engine import caller as engine
 from app.engine.sessions import SESSIONS, open_session
 from app.errors import Unauthenticated, Unavailable
 from app.models import UserRead

@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
@@ -67,21 +66,12 @@ def install(app: FastAPI) -> None:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    if not app.openapi_schema:
-        schema = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            description=app.description,
-            tags=app.openapi_tags,
-            routes=app.routes,
-        )
-        for path in schema["paths"].values():
-            for operation in path.values():
-                for answered in operation["responses"].values():
-                    _as_problem(answered.get("content", {}))
-        app.openapi_schema = schema
-    return app.openapi_schema
+    schema = FastAPI.openapi(app)  # which keeps it
+    for path in schema["paths"].values():
+        for operation in path.values():
+            for answered in operation["responses"].values():
+                _as_problem(answered.get("content", {}))
+    return schema
 
 
 def _refusal_of(error: Exception) -> errors.Refusal | None:

@@ -1,10 +1,12 @@
 """What must be true before the first request: the schema is the newest, and in development somebody can log in."""
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from app import accounts
 from app.engine import migrations
-from app.engine.accounts import Caller
+from app.engine.caller import Caller
 from app.engine.database import connect
 from app.errors import CannotStart
 from app.security import Hasher
@@ -26,12 +28,21 @@ async def prepare(settings: Settings) -> None:
         raise CannotStart("The database is not at the newest migration. Run: python3 -m app migrate")
 
 
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[tuple[Caller, Hasher]]:
+    """The application itself as a caller, and a hasher, outside of any server."""
+    hasher = Hasher(settings.bcrypt_rounds)
+    try:
+        async with connect(settings.database_url) as database:
+            yield Caller(database), hasher
+    finally:
+        hasher.close()
+
+
 async def ensure_superuser(settings: Settings) -> None:
     """Without one nobody could administer anything. The password is printed once, and stored nowhere."""
-    hasher = Hasher(settings.bcrypt_rounds)
-    async with connect(settings.database_url) as database:
+    async with opened(settings) as (application, hasher):
         name, email = settings.first_superuser_username, settings.first_superuser_email
-        password = await accounts.create_first_superuser(Caller(database), hasher, name, email)
-    hasher.close()
+        password = await accounts.create_first_superuser(application, hasher, name, email)
     if password:
         say(f"\n  The first superuser is {name}, with the password {password}\n  It is shown only this once.\n")

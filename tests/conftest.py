@@ -19,7 +19,7 @@ os.environ.update(ENVIRONMENT="test", SECRET_KEY=secrets.token_urlsafe(48), DATA
 
 from app import accounts
 from app.engine import migrations
-from app.engine.accounts import Caller
+from app.engine.caller import Caller
 from app.main import create_app
 from app.models import UserCreate, UserRead
 from app.settings import Settings

@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from sqlalchemy import NullPool, UniqueConstraint, create_engine, make_url, text
 from sqlmodel import Field, SQLModel
 
-from app.crud import accounts, users
-from app.engine.accounts import Caller
+from app.crud import standing, users
+from app.engine.caller import Caller
 from app.engine.database import connect
 from app.engine.verbs import Verbs
 from app.models import UserCreate
@@ -92,9 +92,9 @@ class LedgerRead(NoticeBase, Row):
 
 
 TABLES = [entity.__table__ for entity in (Booking, Notice, Ledger)]
-bookings = Verbs(Booking, BookingRead, accounts)
-notices = Verbs(Notice, NoticeRead, accounts)
-ledgers = Verbs(Ledger, LedgerRead, accounts)
+bookings = Verbs(Booking, BookingRead, standing)
+notices = Verbs(Notice, NoticeRead, standing)
+ledgers = Verbs(Ledger, LedgerRead, standing)
 
 
 def booking(starts: int = 9, ends: int = 10, room: str = "Blue") -> BookingCreate:

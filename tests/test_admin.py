@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import accounts
-from app.engine.accounts import Caller
+from app.engine.caller import Caller
 from app.errors import Clash
 from app.main import app
 from tests.conftest import Person

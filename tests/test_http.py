@@ -1,5 +1,6 @@
 """HTTP as browsers, proxies and libraries expect it, whatever the path, the method and the answer."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
@@ -30,8 +31,10 @@ def ask(client: TestClient, method: str, path: str, headers: dict[str, str] | No
         **{"server": ("testserver", 80), "client": ("testclient", 50000), "state": {}},
     }
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+    requests = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Any:
+        return requests.pop() if requests else await asyncio.Event().wait()  # it does not hang up
 
     async def send(message: Any) -> None:
         sent.append(message)

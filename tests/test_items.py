@@ -15,7 +15,7 @@ from tests.conftest import Person
 def x_token(client: TestClient, ann: Person) -> str:
     """A machine token that acts as ann."""
     from app import accounts
-    from app.engine.accounts import Caller
+    from app.engine.caller import Caller
 
     async def create() -> str:
         return (await accounts.create_machine_token(Caller(client.app.state.database), "ann", "tests"))[1]
@@ -70,7 +70,7 @@ def test_create_existing_user(client: TestClient, ann: Person):
 def give_items(person: Person, count: int) -> None:
     """`person` has that many more items, titled item 1, item 2, ... in this order."""
     from app.crud import items, transaction
-    from app.engine.accounts import Caller
+    from app.engine.caller import Caller
 
     async def create() -> None:
         async with transaction(Caller(person.client.app.state.database)) as tx:

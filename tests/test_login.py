@@ -15,7 +15,7 @@ from passlib.hash import bcrypt, bcrypt_sha256, django_pbkdf2_sha256
 from sqlmodel import Session, select
 
 from app import accounts, crud
-from app.engine.accounts import Caller
+from app.engine.caller import Caller
 from app.models import MachineToken, User
 from app.settings import Settings
 from tests.conftest import PASSWORD, Person

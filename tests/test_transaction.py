@@ -5,8 +5,10 @@
 import asyncio
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +17,10 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from app.crud import transaction
+from app.crud import transaction, users
 from app.engine import sqlite
+from app.engine.caller import Caller
+from app.engine.database import connect
 from app.errors import Clash, Missing, Unavailable
 from tests.conftest import POSTGRES
 from tests.scratch import BookingUpdate, NoticeCreate, World, awaited, booking, bookings, notices, world_at
@@ -335,6 +339,21 @@ async def test_whoever_finds_no_place_is_told_to_come_back_and_then_there_is_one
     await asyncio.gather(*(bookings.create(world.bob, booking(100 + n, 999)) for n in range(20)))
     assert [str(refusal) for refusal in refused] == ["The database is busy. Try again in a moment."] * 5
     assert await starts(world) == [*range(len(holders)), *range(100, 120)]
+
+
+@ON_SQLITE
+def test_many_who_open_a_new_file_at_once_all_succeed(migrated: str, tmp_path: Path):
+    everyone = threading.Barrier(8)
+
+    async def use(url: str) -> int:
+        everyone.wait(10)
+        async with connect(url) as db:
+            return len(await users.page(Caller(db)))
+
+    with ThreadPoolExecutor(8) as pool:
+        for n in range(30):
+            url = f"sqlite:///{shutil.copy(migrated.removeprefix('sqlite:///'), tmp_path / f'{n}.db')}"
+            assert list(pool.map(asyncio.run, [use(url) for _ in range(8)])) == [0] * 8
 
 
 def end_all_connections() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.crud import items, users
-from app.engine.accounts import Caller
+from app.engine.caller import Caller
 from app.errors import Clash, Forbidden, Invalid, Missing, Refusal, Stale, Unauthenticated
 from app.models import ItemCreate, ItemUpdate, UserUpdate
 from tests.scratch import (

@@ -21,7 +21,7 @@ import asyncio
 from pydantic import SecretStr
 from app import accounts
 from app.crud import items, transaction, users
-from app.engine.accounts import Caller
+from app.engine.caller import Caller
 from app.engine.database import connect
 from app.errors import Missing
 from app.models import ItemCreate, UserCreate

@@ -1,4 +1,4 @@
-"""From a URL to a database that verbs can run on, and to Sessions beside them."""
+"""From a URL to a database that verbs can run on."""
 
 import sys
 from collections.abc import AsyncIterator

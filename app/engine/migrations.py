@@ -52,7 +52,7 @@ def connect(url: str) -> Iterator[Connection]:
             yield connection
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())
-        raise CannotStart(f"The database {where!r} cannot be used ({reason}). See DATABASE_URL.") from error
+        raise CannotStart(f"The database {where!r} of DATABASE_URL refuses: {reason}.") from error
     except CommandError as error:
         cure = "Run: alembic merge heads -m merge" if "heads" in str(error) else "Is the database of another version?"
         raise CannotStart(f"The migrations do not fit: {error}. {cure}") from error

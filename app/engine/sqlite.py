@@ -11,8 +11,8 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
 from app.engine.statement import Row, Runs, Statement, Values
-from app.engine.violations import BUSY, explain, is_busy
-from app.errors import Unavailable
+from app.engine.violations import BUSY, OUT_OF_RANGE, explain, is_busy
+from app.errors import Invalid, Unavailable
 
 PATIENCE = 5.0  # seconds to wait for somebody else's lock
 TRANSACTION_LIMIT = 10.0  # seconds that one transaction may hold it
@@ -132,6 +132,8 @@ def _execute(connection: sqlite3.Connection, sql: str, arguments: Sequence[Any] 
     try:
         # To the last row: only then has SQLite committed.
         return connection.execute(sql, arguments).fetchall()
+    except OverflowError:
+        raise Invalid(OUT_OF_RANGE) from None
     except sqlite3.Error as error:
         if is_busy(error):
             raise _Busy(BUSY) from error

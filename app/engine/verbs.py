@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, ColumnElement, Dialect, Select, bindparam, fa
 from sqlalchemy.sql import ClauseElement
 from sqlmodel import SQLModel, delete, insert, select, update
 
-from app.engine.accounts import ME, Accounts, Caller
+from app.engine.caller import ME, Caller, Standing
 from app.engine.statement import Row, Statement, hydrator
 from app.errors import Forbidden, Missing, Stale
 from app.models.base import Access, Entity, utcnow
@@ -24,8 +24,8 @@ class Verbs(Generic[Read]):
     Unauthenticated. What the database refuses is a Clash or Invalid. A single verb is its own transaction.
     """
 
-    def __init__(self, table: type[Entity], read: type[Read], accounts: Accounts) -> None:
-        self._entity, self._read, self._accounts = table, read, accounts
+    def __init__(self, table: type[Entity], read: type[Read], standing: Standing) -> None:
+        self._entity, self._read, self._standing = table, read, standing
         self._table = table.__table__
         # The column that says whose a new row is; an account is nobody's but its own.
         self._owner = table.__owner__ if table.__owner__ in self._table.c and table.__owner__ != "id" else None
@@ -93,7 +93,7 @@ class Verbs(Generic[Read]):
         if rows or caller.identity is None:
             return rows
         # Nothing came back: is there nothing, or is the caller no longer who the token says?
-        known = await self._accounts.recognise(caller)
+        known = await self._standing.recognise(caller)
         if known.role != caller.role:
             return await self._run(known, verb, shape, values)
         if known.role == "user" and self._entity.__access__ is Access.RESTRICTED:
@@ -155,16 +155,16 @@ class Verbs(Generic[Read]):
         if role == "application":
             return []
         if role == "superuser" or self._entity.__access__ is Access.SHARED:
-            return [self._accounts.standing]
+            return [self._standing.holds]
         if self._entity.__access__ is Access.OWNED:
-            return [self._accounts.standing, self._table.c[self._entity.__owner__] == ME]
+            return [self._standing.holds, self._table.c[self._entity.__owner__] == ME]
         return [false()]
 
     def _creatable(self, role: str) -> list[ColumnElement[bool]]:
         """A row of one's own, where rows have owners; the row itself is not there yet to be asked."""
         if role == "user" and self._entity.__access__ is Access.OWNED:
             owner = self._entity.__owner__
-            return [self._accounts.standing, self._bind("new", owner) == ME] if owner != "id" else [false()]
+            return [self._standing.holds, self._bind("new", owner) == ME] if owner != "id" else [false()]
         return self._visible(role)
 
     def _is_row(self) -> ColumnElement[bool]:

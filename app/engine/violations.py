@@ -8,6 +8,7 @@ from sqlmodel import SQLModel
 from app.errors import Clash, Invalid, Refusal, Unavailable
 
 FAILING = "The database cannot write, or not be read. Whoever runs it must look at it."
+OUT_OF_RANGE = "A number is too large or too small."
 BUSY = "The database is busy. Try again in a moment."
 TAKEN_BY_OTHERS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 # The disk is full, read-only or failing, or the file cannot be opened: nobody's fault who asked.
@@ -50,7 +51,7 @@ def _explain_postgres(error: Exception) -> Refusal | None:
     if state == "23503":
         return dangling()
     if state == "22003":
-        return Invalid("A number is too large or too small.")
+        return Invalid(OUT_OF_RANGE)
     if state == "25006" or state[:2] == "53":  # read-only; out of disk, memory or connections
         return Unavailable(FAILING, retry_after=30)
     # 08 connection, 40 serialization and deadlock, 55 locks, 57 shutdown and timeouts.

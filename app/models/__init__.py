@@ -3,19 +3,3 @@
 from app.models.item import Item, ItemCreate, ItemRead, ItemUpdate, UserWithItems
 from app.models.machine_token import MachineToken, MachineTokenCreate, MachineTokenRead
 from app.models.user import PasswordChange, User, UserCreate, UserRead, UserUpdate
-
-__all__ = [
-    "Item",
-    "ItemCreate",
-    "ItemRead",
-    "ItemUpdate",
-    "MachineToken",
-    "MachineTokenCreate",
-    "MachineTokenRead",
-    "PasswordChange",
-    "User",
-    "UserCreate",
-    "UserRead",
-    "UserUpdate",
-    "UserWithItems",
-]

@@ -46,7 +46,10 @@ Line = Annotated[Text, AfterValidator(single)]
 
 
 class Access(Enum):
-    """Who sees an entity's rows; somebody else's do not exist for them. A superuser sees every row."""
+    """Who sees an entity's rows; somebody else's do not exist for them. A superuser sees every row.
+
+    The verbs put it into every statement's WHERE, so that no route can forget it.
+    """
 
     OWNED = "the user whose id stands in the owner's column"
     SHARED = "everyone signed in"
@@ -108,5 +111,8 @@ class Partial(Closed):
 
 
 def rule(name: str, condition: str | ColumnElement[bool], sentence: str) -> CheckConstraint:
-    """A rule across fields, kept by the database and answered 422 with its sentence. Goes into `__table_args__`."""
+    """A rule across fields, kept by the database and answered 422 with its sentence. Goes into `__table_args__`.
+
+    Migrations compare names: give a rule that you change a new one.
+    """
     return CheckConstraint(condition, name=name, info={"sentence": sentence})

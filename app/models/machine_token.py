@@ -1,4 +1,7 @@
-"""A machine token lets a program act as a user. It is shown once; only its hash is stored."""
+"""A machine token lets a program act as a user. `python3 -m app token` makes one and shows it, once.
+
+Only its hash is stored.
+"""
 
 from sqlmodel import Field, SQLModel
 

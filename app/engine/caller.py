@@ -40,14 +40,14 @@ class Caller:
         return {"me_id": me.user_id, "me_is_superuser": me.is_superuser, "me_stamp": me.security_stamp}
 
 
-class Accounts:
+class Standing:
     """The table that callers stand in: any with id, is_active, is_superuser and security_stamp."""
 
     def __init__(self, table: type[Entity]) -> None:
         # An alias: the statement around it may be about accounts itself.
         me = table.__table__.alias("me")
         #: Still there, active, and in the role and with the stamp that the token claims.
-        self.standing: ColumnElement[bool] = exists().where(
+        self.holds: ColumnElement[bool] = exists().where(
             me.c.id == ME,
             me.c.is_active,
             me.c.is_superuser == bindparam("me_is_superuser", type_=Boolean()),
