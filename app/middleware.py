@@ -45,6 +45,8 @@ class Envelope:
                     message["headers"].append((b"cache-control", cache))
                 if NO_PAGE[0] not in present:
                     message["headers"].append(NO_PAGE)
+            elif scope["method"] == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         await self._app(scope, receive, send_stamped)

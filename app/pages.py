@@ -6,7 +6,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -26,12 +26,17 @@ class Files(StaticFiles):
     """A folder for all to see, without its dot files; a link that leads out of it is not followed."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        # Sent whole: Starlette would answer a malformed Range in a shape of its own.
+        scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
         if any(part.startswith(".") for part in Path(path).parts):
             raise HTTPException(404)
         response = await super().get_response(path, scope)
         response.headers["Content-Security-Policy"] = f"{BASE_POLICY}; style-src 'self'; img-src 'self'"
         response.headers.setdefault("Cache-Control", "public, no-cache")
         return response
+
+
+static = Files(directory=STATIC)
 
 
 def page(html: str, policy: str) -> HTMLResponse:
@@ -62,9 +67,8 @@ REDOC = get_redoc_html(
 
 
 @router.get("/", response_class=FileResponse)
-async def read_front_page() -> Response:
-    policy = f"{BASE_POLICY}; style-src 'self'; img-src 'self'"
-    return FileResponse(STATIC / "index.html", headers={"Content-Security-Policy": policy})
+async def read_front_page(request: Request) -> Response:
+    return await static.get_response("index.html", request.scope)
 
 
 @router.get("/docs", response_class=HTMLResponse)
@@ -82,5 +86,5 @@ async def read_redoc() -> Response:
 def install(app: FastAPI) -> None:
     """Put the pages beside the API of `app`."""
     app.include_router(router)
-    app.mount("/static", Files(directory=STATIC), name="static")
+    app.mount("/static", static, name="static")
     app.mount("/docs/files", Files(directory=DOCS_FILES), name="docs")

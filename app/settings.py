@@ -1,6 +1,7 @@
 """One place for what differs between machines. A bad value stops the start and names the cure."""
 
 import os
+import re
 import secrets
 from contextlib import suppress
 from functools import lru_cache
@@ -51,6 +52,15 @@ class Settings(BaseSettings):
     def split_words(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
+    @field_validator("cors_origin_regex")
+    @classmethod
+    def check_regex(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error})") from None
+        return value
+
     @field_validator("database_url")
     @classmethod
     def anchor_database(cls, value: str) -> str:
@@ -70,6 +80,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 "CORS_ORIGINS=* with CORS_CREDENTIALS=true would open the API to every web page: name the pages"
             )
+        if self.cors_credentials and re.fullmatch(self.cors_origin_regex or "", "https://a-page-that-nobody.knows"):
+            raise ValueError("CORS_ORIGIN_REGEX with CORS_CREDENTIALS=true opens the API to every web page: name yours")
         if self.environment == "production" and "database_url" not in self.model_fields_set:
             raise ValueError("DATABASE_URL is missing: say where production keeps its data")
         if self.environment == "production" and self.bcrypt_rounds < 10:

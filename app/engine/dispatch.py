@@ -11,7 +11,7 @@ from fastapi.exceptions import HTTPException
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.routing import Match
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 PLAIN = re.compile(r"(/(\{\w+\}|[^{}/]*))+")  # every parameter is a whole segment, and none is a `{name:path}`
 WILD = "{}"  # the key of a parameter's branch
@@ -82,7 +82,7 @@ class Dispatch:
         context, names = found
         scope["router"], scope["route"], scope["endpoint"] = (self._router, context.original_route, context.endpoint)
         scope["path_params"] = dict(zip(names, values, strict=True))
-        await context.app(scope, receive, _without_body(send) if scope["method"] == "HEAD" else send)
+        await context.app(scope, receive, send)
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
         if all(other.matches(scope)[0] is Match.NONE for other in self._others):
@@ -98,10 +98,3 @@ def install(app: FastAPI) -> None:
 def _segments(path: str) -> list[str]:
     """`/a/b` and `/a/b/` are the same; `//a/b` is not."""
     return path.removeprefix("/").removesuffix("/").split("/")
-
-
-def _without_body(send: Send) -> Send:
-    async def send_head(message: Message) -> None:
-        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
-
-    return send_head

@@ -1,0 +1,91 @@
+"""The OpenAPI document says all that clients need, and the committed one is the app's."""
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from app.main import create_app
+from app.settings import ROOT, Settings
+
+COMMITTED = ROOT / "docs" / "openapi.json"
+PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    return json.loads(json.dumps(create_app(Settings()).openapi()))
+
+
+@pytest.fixture
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every operation by its address: `GET /api/v1/items`."""
+    return {f"{verb.upper()} {path}": each for path, of in document["paths"].items() for verb, each in of.items()}
+
+
+def test_the_committed_document_is_the_apps(document: dict[str, Any]):
+    renew = "docs/openapi.json is not what the API is now. Run: python3 -m app openapi"
+    assert json.loads(COMMITTED.read_text(encoding="utf-8")) == document, renew
+
+
+def test_an_operation_is_called_like_its_function(operations: dict[str, dict[str, Any]]):
+    functions = {
+        f"{method} {context.path}": context.endpoint.__name__
+        for context in iter_route_contexts(create_app(Settings()).routes)
+        for method in context.methods or ()
+        if (context.path or "").startswith("/api/v1/")
+    }
+    named = {address: operation["operationId"] for address, operation in operations.items()}
+    assert named == functions
+    assert len(set(named.values())) == len(named) == 20
+
+
+def test_every_operation_says_what_it_does_and_where_it_belongs(operations: dict[str, dict[str, Any]]):
+    said = {address: operation.get("description", "").strip()[-1:] for address, operation in operations.items()}
+    assert said == dict.fromkeys(operations, ".")
+    tags = {address: set(operation.get("tags", ())) for address, operation in operations.items()}
+    first = {address: address.split("/")[3] for address in operations}
+    assert {address for address in operations if first[address] not in tags[address]} == set()
+
+
+def test_every_operation_says_what_it_answers(operations: dict[str, dict[str, Any]]):
+    for address, operation in operations.items():
+        (status,) = [status for status in operation["responses"] if status.startswith("2")]
+        content = operation["responses"][status].get("content", {})
+        if status == "204":
+            assert (address, content) == (address, {})
+        else:
+            assert (address, "$ref" in json.dumps(content["application/json"]["schema"])) == (address, True)
+
+
+def test_every_operation_says_how_it_refuses(operations: dict[str, dict[str, Any]]):
+    for address, operation in operations.items():
+        always = {"422", "503"} | ({"401"} if operation.get("security") else set())
+        assert (address, always - set(operation["responses"])) == (address, set())
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400 and (address, status) != ("POST /api/v1/token", "400"):
+                assert (address, status, answer["content"]) == (address, status, {"application/problem+json": PROBLEM})
+
+
+def test_the_token_endpoint_refuses_in_the_words_of_oauth2(operations: dict[str, dict[str, Any]]):
+    refused = operations["POST /api/v1/token"]["responses"]["400"]["content"]
+    assert refused == {"application/json": {"schema": {"$ref": "#/components/schemas/TokenProblem"}}}
+
+
+def test_all_but_signing_up_and_logging_in_ask_for_a_token(operations: dict[str, dict[str, Any]]):
+    free = {address for address, operation in operations.items() if not operation.get("security")}
+    assert free == {"POST /api/v1/token", "POST /api/v1/users"}
+    others = [operation["security"] for address, operation in operations.items() if address not in free]
+    assert others == [[{"Login": []}, {"MachineToken": []}]] * len(others)
+
+
+@pytest.mark.parametrize("word", ["hashed_password", "hashed_token", "security_stamp"])
+def test_what_is_secret_has_no_name_in_the_document(document: dict[str, Any], word: str):
+    assert word not in json.dumps(document)
+
+
+def test_a_field_that_is_always_there_is_promised(document: dict[str, Any]):
+    for name in ("ItemRead", "UserRead", "UserWithItems", "Problem", "Counts"):
+        schema = document["components"]["schemas"][name]
+        assert (name, set(schema["required"])) == (name, set(schema["properties"]))
