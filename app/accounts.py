@@ -4,7 +4,7 @@ import secrets
 from contextlib import suppress
 from typing import NamedTuple
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr
 from sqlalchemy import bindparam, func, select
 
 from app.crud import machine_tokens, standing, transaction, users
@@ -183,8 +183,6 @@ async def create_first_superuser(application: Caller, hasher: Hasher, username: 
     try:
         data = UserCreate(username=username, email=email, password=SecretStr(password))
         await register(application, hasher, data, is_superuser=True)
-    except ValidationError:
-        raise CannotStart("FIRST_SUPERUSER_USERNAME and FIRST_SUPERUSER_EMAIL must be a name and an address.") from None
     except Clash:
         if not await application.db.run(_SUPERUSERS, {}):
             raise CannotStart(

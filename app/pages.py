@@ -25,6 +25,11 @@ router = APIRouter(include_in_schema=False)
 class Files(StaticFiles):
     """A folder for all to see, without its dot files; a link that leads out of it is not followed."""
 
+    def get_path(self, scope: Scope) -> str:
+        if scope["path"].endswith("/"):
+            raise HTTPException(404)  # a file is no folder
+        return super().get_path(scope)
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         # Sent whole: Starlette would answer a malformed Range in a shape of its own.
         scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import EmailStr, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import CannotStart
@@ -44,13 +44,21 @@ class Settings(BaseSettings):
     cors_methods: Words = ("GET", "HEAD", "POST", "PATCH", "DELETE")
     cors_headers: Words = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Token")
     cors_max_age: int = Field(600, ge=0, le=86400, description="Seconds a browser may remember a preflight.")
-    first_superuser_username: str = "admin"
-    first_superuser_email: str = "admin@example.com"
+    first_superuser_username: str = Field("admin", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$", max_length=64)
+    first_superuser_email: EmailStr = "admin@example.com"
 
     @field_validator("cors_origins", "cors_methods", "cors_headers", mode="before")
     @classmethod
     def split_words(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+                raise ValueError(f"{origin} is no origin: write it like https://app.example.com, with nothing behind")
+        return value
 
     @field_validator("cors_origin_regex")
     @classmethod
@@ -70,7 +78,7 @@ class Settings(BaseSettings):
             if not path or path.startswith(":memory:"):
                 raise ValueError("needs a file, like sqlite:///cadre.db")
             return value if path.startswith(("/", "file:")) or path[1:2] == ":" else f"sqlite:///{ROOT / path}"
-        if value.startswith(("postgresql://", "postgres://")):
+        if value.startswith(("postgresql://", "postgres://")) and urlsplit(value).port != 0:  # a bad one raises
             return value.replace("postgres://", "postgresql://", 1)
         raise ValueError("must begin with sqlite:/// or postgresql://")
 
@@ -82,13 +90,13 @@ class Settings(BaseSettings):
             )
         if self.cors_credentials and re.fullmatch(self.cors_origin_regex or "", "https://a-page-that-nobody.knows"):
             raise ValueError("CORS_ORIGIN_REGEX with CORS_CREDENTIALS=true opens the API to every web page: name yours")
-        if self.environment == "production" and "database_url" not in self.model_fields_set:
-            raise ValueError("DATABASE_URL is missing: say where production keeps its data")
         if self.environment == "production" and self.bcrypt_rounds < 10:
             raise ValueError("BCRYPT_ROUNDS must be at least 10 in production")
         if not self.secret_key.get_secret_value() and self.environment == "development":
             self.secret_key = SecretStr(development_key())
         refuse_weak_key(self.secret_key.get_secret_value())
+        if self.environment == "production" and "database_url" not in self.model_fields_set:
+            raise ValueError("DATABASE_URL is missing: say where production keeps its data")
         return self
 
 
@@ -115,9 +123,9 @@ def development_key() -> str:
 
 def refuse_committed_secrets() -> None:
     """Raise CannotStart if `.env`, which is committed, holds what nobody else may know."""
-    values = dotenv_values(COMMITTED) if COMMITTED.exists() else {}
-    for name, value in values.items():
-        if value and (name.upper() == "SECRET_KEY" or (name.upper() == "DATABASE_URL" and urlsplit(value).password)):
+    for name, value in (dotenv_values(COMMITTED) if COMMITTED.exists() else {}).items():
+        is_secret = {"SECRET_KEY": r".", "DATABASE_URL": r"://[^/@]*:[^@]+@|[?&]password="}.get(name.upper())
+        if is_secret and re.search(is_secret, value or ""):
             raise CannotStart(
                 f"{name.upper()} in .env is a secret in a committed file: move that line to .env.local, and change it."
             )
@@ -126,13 +134,15 @@ def refuse_committed_secrets() -> None:
 @lru_cache
 def get_settings() -> Settings:
     """The settings of this process. Raises CannotStart with one sentence for each setting that is wrong."""
-    refuse_committed_secrets()
     try:
+        refuse_committed_secrets()
         return Settings()
     except ValidationError as error:
         raise CannotStart(
             "\n".join(_sentence(wrong["loc"], wrong["type"], wrong["msg"]) for wrong in error.errors())
         ) from None
+    except UnicodeDecodeError:
+        raise CannotStart(".env or .env.local is no text in UTF-8: save it as that.") from None
     except OSError as error:
         raise CannotStart(f"{error.filename}: {error.strerror}. Make the folder writable, or set SECRET_KEY.") from None
 

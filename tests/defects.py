@@ -23,7 +23,7 @@ def main() -> int:
         copies = [copy_to(Path(folder) / str(number)) for number in range(WORKERS)]
         results = pool.map(lambda defect: plant(copies, defect), [d for d in defects if wanted in d["test"]])
         survived = [complaint for complaint in results if complaint]
-    sys.stdout.write("\n".join([*survived, f"{len(defects)} defects, {len(survived)} not noticed\n"]))
+    sys.stdout.write("\n".join([*survived, f"{len(defects)} defects planted, {len(survived)} not noticed\n"]))
     return 1 if survived else 0
 
 
@@ -51,6 +51,8 @@ def plant(copies: list[Path], defect: dict[str, str]) -> str | None:
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=120, check=False)
         # 1: tests ran, and one failed. Anything else (0: green; 2 to 5: nothing ran) says nothing good of the test.
         return None if done.returncode == 1 else f"{defect['test']} exits with {done.returncode} for: {defect['new']}"
+    except subprocess.TimeoutExpired:
+        return f"{defect['test']} does not end for: {defect['new']}"
     finally:
         file.write_text(sound, encoding="utf-8")
         copies.append(copy)

@@ -139,3 +139,10 @@ def test_a_star_lets_every_page_call_without_cookies(serve: Callable[..., TestCl
 def test_a_star_with_cookies_stops_the_start(origins: object):
     with pytest.raises(ValidationError, match=r"CORS_ORIGINS=\* with CORS_CREDENTIALS=true .* name the pages"):
         Settings(cors_origins=origins, cors_credentials=True)
+
+
+@pytest.mark.parametrize("regex", [".*", ".+", "https?://.*", r"[\s\S]*"])
+def test_a_regex_that_every_page_matches_stops_the_start_with_cookies(regex: str):
+    with pytest.raises(ValidationError, match=r"CORS_ORIGIN_REGEX with CORS_CREDENTIALS=true .* name yours"):
+        Settings(cors_origin_regex=regex, cors_credentials=True)
+    assert Settings(cors_origin_regex=regex).cors_credentials is False

@@ -108,7 +108,7 @@ WAYS_OUT = [
         "../" * 20 + "etc/passwd",
         "file:///etc/passwd",
     ),
-    *("..%00/pyproject.toml", "%00", "style.css%00", "style.css%00.html", "style.css%0a", "style.css/", "style.css/.."),
+    *("..%00/pyproject.toml", "%00", "style.css%00", "style.css%00.html", "style.css%0a", "style.css/.."),
     *("a" * 300, "a/" * 3000, "%ff%fe", "~root", "CON", "C:\\windows\\win.ini", "", ".", "..", "../static"),
 ]
 
@@ -149,9 +149,7 @@ def test_a_page_runs_those_scripts_that_are_in_it_now_and_no_others(client: Test
     hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
     assert len(hashes) == scripts
     assert policy.get("script-src", []) == ([] if path == "/" else ["'self'", *hashes])
-    assert {
-        name: policy[name] for name in ("default-src", "base-uri", "form-action", "frame-ancestors")
-    } == dict.fromkeys(("default-src", "base-uri", "form-action", "frame-ancestors"), ["'none'"])
+    assert [policy[name] for name in ("default-src", "base-uri", "form-action", "frame-ancestors")] == [["'none'"]] * 4
     elsewhere = {word for name in policy for word in policy[name] if re.search(r"\*|https?:|unsafe-eval", word)}
     assert elsewhere == set()
 

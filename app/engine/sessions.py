@@ -6,6 +6,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlmodel import Session, create_engine
 
+from app.engine.sqlite import prepare
+
 # deps.py lets no more requests in than this, so the pool is never waited for.
 SESSIONS = 5
 SERVER_TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
@@ -32,8 +34,7 @@ def open_session(engine: Engine, *, writes: bool) -> Session:
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver would begin transactions at the first write only, and so deferred; we begin them ourselves.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    prepare(connection)
 
 
 def _begin_sqlite(connection: Connection) -> None:

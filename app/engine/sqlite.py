@@ -18,7 +18,7 @@ PATIENCE = 5.0  # seconds to wait for somebody else's lock
 TRANSACTION_LIMIT = 10.0  # seconds that one transaction may hold it
 # WAL: readers and the writer don't wait for each other.
 # SQLite ignores foreign keys unless every connection asks for them.
-PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=0")
+PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
 DIALECT: Dialect = sqlite_dialect(paramstyle="qmark")
 
 
@@ -91,6 +91,21 @@ class SQLite:
             self._turn.release()
 
 
+def prepare(connection: sqlite3.Connection) -> None:
+    """Set PRAGMAS on a new connection. Of many that turn a new file to WAL at once, some are refused at once: again."""
+    deadline = time.monotonic() + PATIENCE
+    for pragma in PRAGMAS:
+        while True:
+            try:
+                connection.execute(f"PRAGMA {pragma}")
+                break
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    connection.close()
+                    raise
+                time.sleep(0.005)
+
+
 class Transaction:
     """Between BEGIN IMMEDIATE and COMMIT, on a connection that nobody else uses meanwhile."""
 
@@ -123,8 +138,8 @@ class _Busy(Unavailable):
 def _connect(path: str) -> sqlite3.Connection:
     # isolation_level=None: autocommit. Python's default begins transactions behind one's back.
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, uri=path.startswith("file:"))
-    for pragma in PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}")
+    prepare(connection)
+    connection.execute("PRAGMA busy_timeout=0")
     return connection
 
 

@@ -4,12 +4,12 @@ from fastapi import APIRouter
 
 from app import accounts, crud
 from app.accounts import Counts
-from app.deps import Caller, CurrentUser, Paging, RowId
+from app.deps import Caller, CurrentUser, Paging, RowId, StrictRoute
 from app.errors import Forbidden
 from app.models import UserRead
 from app.problems import documented
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 @router.get("/counts")

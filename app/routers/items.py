@@ -3,11 +3,11 @@
 from fastapi import APIRouter, Response
 
 from app.crud import items
-from app.deps import Caller, Paging, RowId, created
+from app.deps import Caller, Paging, RowId, StrictRoute, created
 from app.models import ItemCreate, ItemRead, ItemUpdate
 from app.problems import documented
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 @router.get("")
