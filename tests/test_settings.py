@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ from app.settings import ROOT, Settings
 KEY = "7xQ-oPz_49dVbYw2LmKJhTRsE0aNcUfG8iXyZ1CqW5tDnBvM"
 CURE = 'make one {}with python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 READ = "from app.settings import get_settings; s = get_settings(); print({})"
+# A hundred first starts, each at the same moment as the other server's.
+RACE = """
+import time
+from app import settings
+for number in range(100):
+    settings.KEY_FILE = settings.ROOT / f".secret-key-{{number}}"
+    while time.time() < {} + number / 100:
+        pass
+    print(settings.development_key())
+"""
 
 
 @pytest.fixture
@@ -26,12 +37,10 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def begin(
-    copy: Path, show: str = "s.environment", cwd: Path | None = None, **environment: str
-) -> "subprocess.Popen[str]":
-    """Start Python in `copy` with no other environment, to print what its settings are."""
+def begin(copy: Path, code: str, cwd: Path | None = None, **environment: str) -> "subprocess.Popen[str]":
+    """Start Python in `copy` with no other environment."""
     return subprocess.Popen(
-        [sys.executable, "-c", READ.format(show)],
+        [sys.executable, "-c", code],
         cwd=cwd or copy,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(copy), **environment},
         stdout=subprocess.PIPE,
@@ -41,15 +50,15 @@ def begin(
 
 
 def read(copy: Path, show: str = "s.environment", cwd: Path | None = None, **environment: str) -> str:
-    """What is printed; the start must succeed."""
-    stdout, stderr = begin(copy, show, cwd, **environment).communicate(timeout=60)
+    """What the settings are; the start must succeed."""
+    stdout, stderr = begin(copy, READ.format(show), cwd, **environment).communicate(timeout=60)
     assert stderr == ""
     return stdout.strip()
 
 
 def refused(copy: Path, **environment: str) -> list[str]:
     """The sentences that the start ends with, and nothing else."""
-    process = begin(copy, **environment)
+    process = begin(copy, READ.format("s.environment"), **environment)
     stdout, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr
     assert (process.returncode, stdout) == (1, "")
@@ -157,11 +166,13 @@ def test_in_development_a_key_is_made_once_and_is_for_this_user_alone(copy: Path
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_servers_that_start_at_once_make_one_key(copy: Path):
-    processes = [begin(copy, "s.secret_key.get_secret_value()") for _ in range(4)]
-    keys = {process.communicate(timeout=60)[0].strip() for process in processes}
-    assert keys == {(copy / ".secret-key").read_text()}
-    assert [path.name for path in copy.glob(".*")] == [".secret-key"]
+def test_two_servers_that_start_at_once_have_one_key(copy: Path):
+    soon = time.time() + 2
+    servers = [begin(copy, RACE.format(soon)) for _ in range(2)]
+    ann, bob = (server.communicate(timeout=60)[0].split() for server in servers)
+    assert ann == bob
+    assert len(set(ann)) == 100
+    assert {path.name for path in copy.glob(".*")} == {f".secret-key-{number}" for number in range(100)}
 
 
 @pytest.mark.parametrize("environment", ["test", "production"])

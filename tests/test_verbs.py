@@ -287,9 +287,7 @@ async def test_text_comes_back_as_it_was_sent(world: World, said: str):
 
 
 @pytest.mark.parametrize(
-    "said",
-    ["x" * 300, "🐙" * 300, "x" * 255 + "   ", "a\0b", "a\ud800b"],
-    ids=lambda said: f"{len(said)} of {said[-1]!a}",
+    "said", ["x" * 300, "🐙" * 300, "a\0b", "a\ud800b"], ids=lambda said: f"{len(said)} of {said[-1]!a}"
 )
 @awaited
 async def test_text_that_no_column_holds_is_kept_whole_or_refused(world: World, said: str):
