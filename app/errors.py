@@ -1,32 +1,39 @@
 """Every refusal is a class with a status and a sentence. Nothing here knows HTTP's framework or the database."""
 
+from http import HTTPStatus
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class Refusal(Exception):
     """A request that is answered with a sentence instead of what it asked for.
 
-    `detail` is written to a person. Subclasses fix the status; `title` names the kind, as RFC 9457 has it.
+    `detail` is written to a person. Subclasses fix the status, and what to say where there is nothing better.
     """
 
     status = 400
-    title = "Bad request"
+    otherwise = "That was not understood."
     media_type = "application/problem+json"
 
     def __init__(self, detail: str | None = None, *, headers: dict[str, str] | None = None) -> None:
-        self.detail = detail or f"{self.title}."
+        self.detail = detail or self.otherwise
         self.headers = headers or {}
         super().__init__(self.detail)
 
     def content(self) -> dict[str, object]:
         """What the answer's body says: a Problem."""
-        return {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail}
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
 
 
 class Unauthenticated(Refusal):
     """Who are you? `error` is RFC 6750's code; without a token there is none to report."""
 
-    status, title = 401, "Not authenticated"
+    status, otherwise = 401, "Not authenticated."
 
     def __init__(self, detail: str | None = None, *, error: str | None = "invalid_token") -> None:
         challenge = f'Bearer error="{error}"' if error else "Bearer"
@@ -34,33 +41,33 @@ class Unauthenticated(Refusal):
 
 
 class Forbidden(Refusal):
-    status, title = 403, "Not allowed"
+    status, otherwise = 403, "Not allowed."
 
 
 class Missing(Refusal):
     """No such thing for this caller: missing and invisible are one and the same."""
 
-    status, title = 404, "Not found"
+    status, otherwise = 404, "Not found."
 
 
 class Clash(Refusal):
-    status, title = 409, "Conflict"
+    status, otherwise = 409, "Conflict."
 
 
 class Stale(Refusal):
-    status, title = 412, "Changed meanwhile"
+    status, otherwise = 412, "Changed meanwhile."
 
 
 class Invalid(Refusal):
     """The shape is right, a rule of the database is not."""
 
-    status, title = 422, "Not valid"
+    status, otherwise = 422, "Not valid."
 
 
 class Unavailable(Refusal):
     """Come back in a moment. Always says when."""
 
-    status, title = 503, "Try again"
+    status, otherwise = 503, "Try again."
 
     def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
@@ -69,7 +76,6 @@ class Unavailable(Refusal):
 class NoToken(Refusal):
     """The token endpoint's own refusal (RFC 6749, section 5.2). `error` is one of its codes."""
 
-    title = "No token"
     media_type = "application/json"
 
     def __init__(self, error: str, detail: str) -> None:

@@ -245,7 +245,7 @@ def test_the_committed_file_holds_no_secret():
     values = dotenv_values(ROOT / ".env")
     assert values["ENVIRONMENT"] == "development"
     assert [name for name in values if re.search("KEY|SECRET|PASSWORD|TOKEN$", name.upper())] == []
-    assert "@" not in (values["DATABASE_URL"] or "")
+    assert "@" not in (values.get("DATABASE_URL", "") or "")
 
 
 def test_git_ignores_secrets_and_data():
@@ -255,3 +255,10 @@ def test_git_ignores_secrets_and_data():
     told = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True, check=False)
     assert told.stdout.split() == names
     assert subprocess.run(["git", "check-ignore", "-q", ".env"], cwd=ROOT, check=False).returncode == 1
+
+
+def test_production_says_where_its_data_is(copy: Path):
+    # As in a checkout: the committed file is there.
+    (copy / ".env").write_bytes((ROOT / ".env").read_bytes())
+    (sentence,) = refused(copy, ENVIRONMENT="production", SECRET_KEY=KEY)
+    assert sentence == "DATABASE_URL is missing: say where production keeps its data."

@@ -1,7 +1,8 @@
 """One routing table instead of a walk through nested routers: the twentieth entity answers as fast as the first.
 
 Guards hold as declared, since the table's leaves are FastAPI's own routes, with all that was included around them.
-Besides: both slash spellings without a redirect, HEAD wherever there is GET, and a true Allow.
+Besides: both slash spellings without a redirect, HEAD wherever there is GET, and a true Allow. A literal path stands
+for itself: DELETE `/items/me` never reaches DELETE `/items/{id}` where `/items/me` is a route of its own.
 """
 
 import re
@@ -78,7 +79,9 @@ class Dispatch:
             return
         found = node.methods.get(scope["method"])
         if found is None:
-            raise HTTPException(405, headers={"Allow": ", ".join(sorted(node.methods))})
+            raise HTTPException(
+                405, "This address has other methods: see Allow.", headers={"Allow": ", ".join(sorted(node.methods))}
+            )
         context, names = found
         scope["router"], scope["route"], scope["endpoint"] = (self._router, context.original_route, context.endpoint)
         scope["path_params"] = dict(zip(names, values, strict=True))
@@ -86,7 +89,7 @@ class Dispatch:
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
         if all(other.matches(scope)[0] is Match.NONE for other in self._others):
-            raise HTTPException(404)
+            raise HTTPException(404, "There is nothing at this address.")
         await self._router.app(scope, receive, send)
 
 
