@@ -1,12 +1,10 @@
 """What a route can ask for by type. Asking for `caller` is what makes a route ask for a token."""
 
-import json
 import re
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
-from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlmodel import Session
@@ -20,30 +18,6 @@ from app.models.base import Row
 from app.security import Hasher as PasswordHasher
 from app.security import read_access_token
 from app.settings import Settings as AllSettings
-
-
-class StrictRequest(Request):
-    """JSON is UTF-8 and has no NaN (RFC 8259). Python would guess UTF-16 from the bytes, and read NaN."""
-
-    async def json(self) -> object:
-        return json.loads((await self.body()).decode(), parse_constant=_refuse_constant)
-
-
-class StrictRoute(APIRoute):
-    """What every router is made of: `APIRouter(route_class=StrictRoute)`."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_strictly(request: Request) -> Response:
-            return await handle(StrictRequest(request.scope, request.receive))
-
-        return handle_strictly
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(constant)
-
 
 Created = TypeVar("Created", bound=Row)
 

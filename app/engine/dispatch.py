@@ -5,9 +5,12 @@ Besides: both slash spellings without a redirect, HEAD wherever there is GET, an
 for itself: DELETE `/items/me` never reaches DELETE `/items/{id}` where `/items/me` is a route of its own.
 """
 
+import json
 import re
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import HTTPException
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
@@ -101,3 +104,26 @@ def install(app: FastAPI) -> None:
 def _segments(path: str) -> list[str]:
     """`/a/b` and `/a/b/` are the same; `//a/b` is not."""
     return path.removeprefix("/").removesuffix("/").split("/")
+
+
+class StrictRequest(Request):
+    """JSON is UTF-8 and has no NaN (RFC 8259). Python would guess UTF-16 from the bytes, and read NaN."""
+
+    async def json(self) -> object:
+        return json.loads((await self.body()).decode(), parse_constant=_refuse_constant)
+
+
+class StrictRoute(APIRoute):
+    """What every router is made of: `APIRouter(route_class=StrictRoute)`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(constant)

@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from app import accounts, crud
 from app.accounts import Counts
-from app.deps import Caller, CurrentUser, Paging, RowId, StrictRoute
+from app.deps import Caller, CurrentUser, Paging, RowId
+from app.engine.dispatch import StrictRoute
 from app.errors import Forbidden
 from app.models import UserRead
 from app.problems import documented

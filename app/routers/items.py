@@ -3,7 +3,8 @@
 from fastapi import APIRouter, Response
 
 from app.crud import items
-from app.deps import Caller, Paging, RowId, StrictRoute, created
+from app.deps import Caller, Paging, RowId, created
+from app.engine.dispatch import StrictRoute
 from app.models import ItemCreate, ItemRead, ItemUpdate
 from app.problems import documented
 

@@ -3,18 +3,8 @@
 from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
-from app.deps import (
-    Application,
-    Caller,
-    CurrentUser,
-    Hasher,
-    Paging,
-    RowId,
-    Settings,
-    StrictRoute,
-    created,
-    require_superuser,
-)
+from app.deps import Application, Caller, CurrentUser, Hasher, Paging, RowId, Settings, created, require_superuser
+from app.engine.dispatch import StrictRoute
 from app.errors import Forbidden
 from app.models import ItemCreate, ItemRead, PasswordChange, UserCreate, UserRead, UserUpdate, UserWithItems
 from app.problems import documented
