@@ -76,14 +76,17 @@ async def register(application: Caller, hasher: Hasher, data: UserCreate, *, is_
     return await users.create(application, data, hashed_password=hashed, is_superuser=is_superuser)
 
 
-async def log_in(application: Caller, hasher: Hasher, login: str, password: str) -> Identity:
-    """Who that is, by username or e-mail. Raises NoToken, alike and in like time whatever was wrong."""
+async def log_in(application: Caller, hasher: Hasher, login: str, password: str, *, upgrade: bool = True) -> Identity:
+    """Who that is, by username or e-mail. Raises NoToken, alike and in like time whatever was wrong.
+
+    With `upgrade`, an outdated hash is replaced.
+    """
     hasher.refuse_if_full()
     account = await _find(application, "email" if "@" in login else "username", fold(login.strip()))
     right, better = await hasher.verify(password, account and account.hashed_password)
     if not account or not right or not account.is_active:
         raise NoToken("invalid_grant", "Wrong username or password.")
-    if better:
+    if better and upgrade:
         # It can wait for the next login. With the version: a password changed meanwhile must not come back.
         with suppress(Missing, Stale, Unavailable):
             await users.update(application, account.id, hashed_password=better, version=account.version)
@@ -118,6 +121,7 @@ async def _find(caller: Caller, column: str, value: object) -> Account | None:
 async def confirm_password(caller: Caller, hasher: Hasher, password: str) -> None:
     """Raise Forbidden unless it is the caller's: whoever found an open browser shall not take the account."""
     hasher.refuse_if_full()
+    await standing.recognise(caller)  # a token that no longer holds must not learn whether a password is right
     account = await _find(caller, "id", caller.id)
     right, _ = await hasher.verify(password, account and account.hashed_password)
     if not right:
@@ -140,32 +144,31 @@ async def change_password(caller: Caller, hasher: Hasher, data: PasswordChange) 
 
 
 async def set_active(caller: Caller, user_id: int, is_active: bool) -> UserRead:
-    """Let in, or shut out from the very next request on. Raises Missing, and Clash for the last superuser."""
-    await require_superuser(caller)
+    """Let in, or shut out from the very next request on. Raises Forbidden, Missing, and Clash for the last superuser."""
     async with transaction(caller) as tx:
-        if not is_active:
-            await _refuse_last_superuser(tx, user_id)
+        await _settle_superusers(tx, leaving=None if is_active else user_id)
         return await users.update(tx, user_id, is_active=is_active, security_stamp=new_security_stamp())
 
 
 async def set_superuser(caller: Caller, user_id: int, is_superuser: bool) -> UserRead:
-    """Promote or demote, from the very next request on. Raises Missing, and Clash for the last superuser."""
-    await require_superuser(caller)
+    """Promote or demote, from the very next request on. Raises Forbidden, Missing, and Clash for the last superuser."""
     async with transaction(caller) as tx:
-        if not is_superuser:
-            await _refuse_last_superuser(tx, user_id)
+        await _settle_superusers(tx, leaving=None if is_superuser else user_id)
         return await users.update(tx, user_id, is_superuser=is_superuser)
+
+
+async def _settle_superusers(tx: Caller, *, leaving: int | None) -> None:
+    # Lock first, then ask: a superuser who is being demoted must not promote themselves while that is under way.
+    superusers = await tx.db.run(_SUPERUSERS, {})
+    await require_superuser(tx)
+    if superusers == [(leaving,)]:
+        raise Clash("That is the last active superuser, and then nobody could undo it. Promote somebody else first.")
 
 
 async def require_superuser(caller: Caller) -> None:
     """Raise Forbidden unless the caller is one now, whatever their token says."""
     if (await standing.recognise(caller)).role == "user":
         raise Forbidden("That is for superusers.")
-
-
-async def _refuse_last_superuser(tx: Caller, user_id: int) -> None:
-    if await tx.db.run(_SUPERUSERS, {}) == [(user_id,)]:
-        raise Clash("That is the last active superuser, and then nobody could undo it. Promote somebody else first.")
 
 
 async def count(caller: Caller) -> Counts:

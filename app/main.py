@@ -47,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # pages.py has them, with no CDN
         redoc_url=None,
+        max_body_size=2 * 2**20,  # a larger body would hold up everybody while it is read
         redirect_slashes=False,  # the routing table answers both spellings
         telemetry={"tracing": False, "metrics": False, "logs": False},  # a tenth of a small request, unasked for
     )

@@ -1,16 +1,24 @@
 """Administration is for superusers: everybody else is stopped at the door, at every address behind it."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from app import accounts
+from app.crud import transaction, users
+from app.engine import migrations
 from app.engine.caller import Caller
-from app.errors import Clash
+from app.engine.database import connect
+from app.errors import Clash, Forbidden
 from app.main import app
-from tests.conftest import Person
+from app.models import UserCreate
+from app.security import Identity
+from tests.conftest import PASSWORD, Person
 from tests.test_items import give_items
 
 # From the schema itself, so that a route added tomorrow is asked too.
@@ -153,3 +161,25 @@ def test_of_two_superusers_who_shut_each_other_out_one_stays(ann: Person, root: 
     assert statuses[0] == 200
     assert statuses[1] in (403, 404, 409)
     assert sorted(person.get("/users/me").json()["is_superuser"] for person in (ann, root)) == [False, True]
+
+
+def test_whoever_is_being_demoted_cannot_promote_themselves_meanwhile(database_url: str, tmp_path: Path):
+    # In a file, so that somebody can read while the demotion is not yet committed.
+    url = database_url if database_url.startswith("postgresql") else f"sqlite:///{tmp_path}/race.db"
+    migrations.upgrade(url)
+
+    async def race() -> tuple[list[object], bool]:
+        async with connect(url) as database:
+            application = Caller(database)
+            data = UserCreate(username="root", email="root@example.com", password=SecretStr(PASSWORD))
+            root = await users.create(application, data, hashed_password="none", is_superuser=True, security_stamp=1)
+            token = Caller(database, Identity(root.id, True, 1))
+            async with transaction(application) as tx:
+                promotion = asyncio.create_task(accounts.set_superuser(token, root.id, True))
+                await users.update(tx, root.id, is_superuser=False)
+                await asyncio.sleep(0.2)
+            refused = await asyncio.gather(promotion, return_exceptions=True)
+            return refused, (await users.get(application, root.id)).is_superuser
+
+    (refused,), is_superuser = asyncio.run(race())
+    assert (type(refused), is_superuser) == (Forbidden, False)

@@ -18,6 +18,7 @@ from app.engine.statement import Row, Runs, Statement, Values
 from app.engine.violations import BUSY, explain
 from app.errors import Unavailable
 
+OUTDATED = ("0A000", "26000")  # "cached plan must not change result type", "prepared statement does not exist"
 PATIENCE = 5.0  # seconds to wait for a connection
 TRANSACTION_LIMIT = 10.0  # seconds
 PREPARED = 500  # statements that one connection keeps ready
@@ -40,8 +41,12 @@ class Postgres:
             self._idle.pop().close()
 
     async def run(self, statement: Statement, values: Values) -> list[Row]:
-        async with self._connection() as connection:
-            return await connection.run(statement, values)
+        try:
+            # The server has a limit of its own, but one that is frozen does not keep it.
+            async with asyncio.timeout(TRANSACTION_LIMIT), self._connection() as connection:
+                return await connection.run(statement, values)
+        except TimeoutError:
+            raise Unavailable(BUSY) from None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Runs]:
@@ -101,6 +106,7 @@ class Connection:
         connection.adapters.register_dumper(str, StrBinaryDumperVarchar)
         self._connection, self._pg, self._idle = connection, connection.pgconn, idle
         self._transformer = Transformer(connection)
+        self._names = 0
         self._prepared: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._answer: asyncio.Future[pq.abc.PGresult] | None = None
         self._last: pq.abc.PGresult | None = None
@@ -128,8 +134,18 @@ class Connection:
 
     async def run(self, statement: Statement, values: Values) -> list[Row]:
         compiled = statement.on(DIALECT)
+        arguments = compiled.arguments(values)
         try:
-            return await self._fetch(compiled.sql, compiled.arguments(values))
+            return await self._fetch(compiled.sql, arguments)
+        except psycopg.Error as error:
+            if error.sqlstate not in OUTDATED:
+                raise explain(error) or _without_row(error) from None
+        # A migration changed the table: nothing has run yet, and what was prepared is of no use.
+        self._prepared.clear()
+        if not self.is_idle:
+            raise Unavailable(BUSY)
+        try:
+            return await self._fetch(compiled.sql, arguments)
         except psycopg.Error as error:
             raise explain(error) or _without_row(error) from None
 
@@ -151,7 +167,8 @@ class Connection:
             if len(self._prepared) >= PREPARED:
                 await self.command(b"DEALLOCATE ALL")
                 self._prepared.clear()
-            name = b"cadre%d" % len(self._prepared)
+            self._names += 1  # never one again: a prepare that was cancelled may have taken its name
+            name = b"cadre%d" % self._names
             self._pg.send_prepare(name, sql.encode(), param_types=types)
             await self._result()
             self._prepared[sql, types] = name

@@ -58,6 +58,7 @@ async def log_in(
     """Log in with username or e-mail, and get a token to send as `Authorization: Bearer ...`."""
     if form.grant_type not in (None, "", "password"):
         raise NoToken("unsupported_grant_type", "The grant_type here is password.")
-    identity = await accounts.log_in(application, hasher, form.username, form.password.get_secret_value())
+    password, upgrade = form.password.get_secret_value(), not settings.read_only
+    identity = await accounts.log_in(application, hasher, form.username, password, upgrade=upgrade)
     minutes, key = settings.access_token_minutes, settings.secret_key.get_secret_value()
     return Token(access_token=create_access_token(identity, key=key, minutes=minutes), expires_in=60 * minutes)
