@@ -144,7 +144,7 @@ async def change_password(caller: Caller, hasher: Hasher, data: PasswordChange) 
 
 
 async def set_active(caller: Caller, user_id: int, is_active: bool) -> UserRead:
-    """Let in, or shut out from the very next request on. Raises Forbidden, Missing, and Clash for the last superuser."""
+    """Let in, or shut out from the next request on. Raises Forbidden, Missing, and Clash for the last superuser."""
     async with transaction(caller) as tx:
         await _settle_superusers(tx, leaving=None if is_active else user_id)
         return await users.update(tx, user_id, is_active=is_active, security_stamp=new_security_stamp())
