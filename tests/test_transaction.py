@@ -356,14 +356,19 @@ def test_many_who_open_a_new_file_at_once_all_succeed(migrated: str, tmp_path: P
             assert list(pool.map(asyncio.run, [use(url) for _ in range(8)])) == [0] * 8
 
 
-def end_all_connections() -> None:
+def on_the_side(sql: str) -> None:
+    """What an administrator does at the same time, on a connection of their own."""
     import psycopg
 
     with psycopg.connect(POSTGRES, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        connection.execute(sql)
+
+
+def end_all_connections() -> None:
+    on_the_side(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
 
 
 @ON_POSTGRES
@@ -389,3 +394,15 @@ async def test_a_connection_that_ends_within_a_transaction_refuses_it_and_nothin
     await asyncio.sleep(0.05)
     await bookings.create(world.ann, booking(3))
     assert await starts(world) == [3]
+
+
+@ON_POSTGRES
+@awaited
+async def test_a_migration_under_a_running_server_is_not_noticed(world: World):
+    await bookings.create(world.ann, booking(1))
+    await starts(world)
+    # What was prepared for the old type is refused from now on.
+    on_the_side("ALTER TABLE scratch_bookings ALTER room TYPE text")
+    assert await starts(world) == [1]
+    await bookings.create(world.ann, booking(2))
+    assert await starts(world) == [1, 2]
