@@ -173,7 +173,7 @@ def _call(python: Path | str, *args: Path | str) -> tuple[bool, str]:
 
     # -I: a folder of this clone that is named like a standard module must not be imported in its place.
     command = [python, "-I", *args]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # noqa: S603
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # noqa: S603 - all of it is ours
     return done.returncode == 0, done.stdout.decode(errors="replace")
 
 
@@ -191,13 +191,13 @@ def _fail(output: str, advice: str) -> None:
 def _go_home() -> None:
     command = [str(PYTHON), *sys.orig_argv[1:]]
     if sys.platform != "win32":
-        os.execv(PYTHON, command)  # noqa: S606
+        os.execv(PYTHON, command)  # noqa: S606 - no shell is wanted
     # On Windows exec would give the prompt back while the server still runs.
     import signal
     import subprocess
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to answer
-    sys.exit(subprocess.call(command))  # noqa: S603
+    sys.exit(subprocess.call(command))  # noqa: S603 - all of it is ours
 
 
 def _run() -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, func, select
 
 from app.crud import machine_tokens, standing, transaction, users
 from app.engine.caller import Caller
-from app.engine.statement import Runs, Statement
+from app.engine.statement import Statement
 from app.errors import CannotStart, Clash, Forbidden, Missing, NoToken, Stale, Unauthenticated, Unavailable
 from app.models import (
     Item,
@@ -27,11 +27,12 @@ from app.security import Hasher, Identity, hash_machine_token, new_machine_token
 
 # Every statement of this file: compiled once, run on whichever database is asked.
 _user, _token = User.__table__.c, MachineToken.__table__.c
-_identity = (_user.id, _user.is_superuser, _user.security_stamp)
-_account = select(*_identity, _user.is_active, _user.hashed_password, _user.version)
+_account = select(
+    _user.id, _user.is_superuser, _user.security_stamp, _user.is_active, _user.hashed_password, _user.version
+)
 _BY = {name: Statement(_account.where(_user[name] == bindparam("value"))) for name in ("id", "username", "email")}
-_BY_MACHINE_TOKEN = Statement(
-    select(*_identity).join_from(User, MachineToken).where(_token.hashed_token == bindparam("hashed"), _user.is_active)
+_BY["machine token"] = Statement(
+    _account.join_from(User, MachineToken).where(_token.hashed_token == bindparam("value"), _user.is_active)
 )
 # Locked, so that two superusers who demote each other at the same moment cannot both succeed.
 _SUPERUSERS = Statement(
@@ -93,13 +94,12 @@ async def log_in(application: Caller, hasher: Hasher, login: str, password: str,
     return account.identity
 
 
-async def identify_machine(db: Runs, token: str) -> Identity:
+async def identify_machine(application: Caller, token: str) -> Identity:
     """Whom a machine token belongs to. Raises Unauthenticated if nobody active."""
-    rows = await db.run(_BY_MACHINE_TOKEN, {"hashed": hash_machine_token(token)})
-    if not rows:
+    account = await _find(application, "machine token", hash_machine_token(token))
+    if not account:
         raise Unauthenticated("That X-Token is not valid, or no longer.")
-    user_id, is_superuser, stamp = rows[0]
-    return Identity(user_id, bool(is_superuser), stamp)
+    return account.identity
 
 
 async def create_machine_token(application: Caller, username: str, name: str) -> tuple[MachineTokenRead, str]:
@@ -113,8 +113,8 @@ async def create_machine_token(application: Caller, username: str, name: str) ->
     return row, token
 
 
-async def _find(caller: Caller, column: str, value: object) -> Account | None:
-    rows = await caller.db.run(_BY[column], {"value": value})
+async def _find(caller: Caller, by: str, value: object) -> Account | None:
+    rows = await caller.db.run(_BY[by], {"value": value})
     return Account(*rows[0]) if rows else None
 
 
@@ -182,20 +182,24 @@ async def create_first_superuser(application: Caller, hasher: Hasher, username: 
     """The generated password of a new superuser, or None if there is one already, or another server was faster."""
     if await application.db.run(_SUPERUSERS, {}):
         return None
-    password = new_password()
     try:
-        data = UserCreate(username=username, email=email, password=SecretStr(password))
-        await register(application, hasher, data, is_superuser=True)
+        return (await create_superuser(application, hasher, username, email))[1]
     except Clash:
         if not await application.db.run(_SUPERUSERS, {}):
             raise CannotStart(
                 "No superuser, and that name is taken. Run: python3 -m app superuser NAME EMAIL"
             ) from None
         return None
-    return password
+
+
+async def create_superuser(application: Caller, hasher: Hasher, username: str, email: str) -> tuple[UserRead, str]:
+    """A new superuser and their generated password. Raises Clash, or ValidationError for a bad name or address."""
+    password = new_password()
+    data = UserCreate(username=username, email=email, password=SecretStr(password))
+    return await register(application, hasher, data, is_superuser=True), password
 
 
 def new_password() -> str:
-    """A random one that can be read out and typed: 100 bits in groups of five letters."""
+    """A random one that can be read out and typed: 99 bits in groups of five letters."""
     letters = "abcdefghjkmnpqrstuvwxyz23456789"
     return "-".join("".join(secrets.choice(letters) for _ in range(5)) for _ in range(4))

@@ -9,13 +9,12 @@ from collections.abc import Coroutine
 from typing import Annotated, Any
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from app import accounts
 from app.demo import fill
 from app.engine import migrations
 from app.errors import CannotStart, Refusal
-from app.models import UserCreate
 from app.settings import ROOT, get_settings
 from app.start import opened, prepare, say
 
@@ -59,9 +58,7 @@ def superuser(username: str, email: str) -> None:
 
     async def work() -> None:
         async with opened(get_settings()) as (application, hasher):
-            password = accounts.new_password()
-            data = UserCreate(username=username, email=email, password=SecretStr(password))
-            user = await accounts.register(application, hasher, data, is_superuser=True)
+            user, password = await accounts.create_superuser(application, hasher, username, email)
             say(f"{user.username} is a superuser, with the password {password}\nIt is shown only this once.")
 
     answer(work())

@@ -52,7 +52,8 @@ async def get_caller(
         key = state.settings.secret_key.get_secret_value()
         return engine.Caller(state.database, read_access_token(token, key=key))
     if machine_token:
-        return engine.Caller(state.database, await accounts.identify_machine(state.database, machine_token))
+        identity = await accounts.identify_machine(engine.Caller(state.database), machine_token)
+        return engine.Caller(state.database, identity)
     raise Unauthenticated("Log in first: send a token.", error=None)
 
 

@@ -5,6 +5,11 @@ from http import HTTPStatus
 from pydantic import BaseModel, ConfigDict, Field
 
 
+def problem(status: int, detail: object) -> dict[str, object]:
+    """Problem details (RFC 9457): what the class Problem describes."""
+    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+
+
 class Refusal(Exception):
     """A request that is answered with a sentence instead of what it asked for.
 
@@ -22,12 +27,7 @@ class Refusal(Exception):
 
     def content(self) -> dict[str, object]:
         """What the answer's body says: a Problem."""
-        return {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-        }
+        return problem(self.status, self.detail)
 
 
 class Unauthenticated(Refusal):

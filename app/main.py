@@ -27,6 +27,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await prepare(settings)
     app.state.session_engine = create_session_engine(settings.database_url)
     app.state.hasher = Hasher(settings.bcrypt_rounds)
+    app.state.hasher.warm_up()
     try:
         async with connect(settings.database_url, size=settings.database_connections) as app.state.database:
             yield

@@ -18,6 +18,7 @@ from app.settings import ROOT
 STATIC = ROOT / "static"
 DOCS_FILES = Path(str(files("fastapi_offline"))) / "static"
 BASE_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+DOCS_POLICY = f"{BASE_POLICY}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
 
 router = APIRouter(include_in_schema=False)
 
@@ -44,30 +45,36 @@ class Files(StaticFiles):
 static = Files(directory=STATIC)
 
 
-def page(html: str, policy: str) -> HTMLResponse:
-    """`html` under `policy`, which lets those scripts in the page run that are in it now, and no others."""
-    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+def seal(page: HTMLResponse, policy: str) -> tuple[bytes, dict[str, str]]:
+    """The page's HTML, and a policy under which those scripts run that are in it now, and no others."""
+    html = bytes(page.body)
+    scripts = re.findall(rb"<script>(.*?)</script>", html, re.DOTALL)
+    hashes = (base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts)
     allowed = " ".join(["'self'", *(f"'sha256-{digest}'" for digest in hashes)])
-    headers = {"Content-Security-Policy": f"{BASE_POLICY}; script-src {allowed}; {policy}"}
-    return HTMLResponse(html, headers=headers)
+    return html, {"Content-Security-Policy": f"{DOCS_POLICY}; script-src {allowed}; {policy}"}
 
 
-SWAGGER = get_swagger_ui_html(
-    openapi_url="/openapi.json",
-    title="Cadre: try the API",
-    oauth2_redirect_url=None,
-    swagger_js_url="/docs/files/swagger-ui-bundle.js",
-    swagger_css_url="/docs/files/swagger-ui.css",
-    swagger_favicon_url="/static/favicon.svg",
-    swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True, "tryItOutEnabled": True},
+SWAGGER = seal(
+    get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Cadre: try the API",
+        oauth2_redirect_url=None,
+        swagger_js_url="/docs/files/swagger-ui-bundle.js",
+        swagger_css_url="/docs/files/swagger-ui.css",
+        swagger_favicon_url="/static/favicon.svg",
+        swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True, "tryItOutEnabled": True},
+    ),
+    "font-src data:",
 )
-REDOC = get_redoc_html(
-    openapi_url="/openapi.json",
-    title="Cadre: read the API",
-    redoc_js_url="/docs/files/redoc.standalone.js",
-    redoc_favicon_url="/static/favicon.svg",
-    with_google_fonts=False,
+REDOC = seal(
+    get_redoc_html(
+        openapi_url="/openapi.json",
+        title="Cadre: read the API",
+        redoc_js_url="/docs/files/redoc.standalone.js",
+        redoc_favicon_url="/static/favicon.svg",
+        with_google_fonts=False,
+    ),
+    "worker-src blob:",
 )
 
 
@@ -78,14 +85,14 @@ async def read_front_page(request: Request) -> Response:
 
 @router.get("/docs", response_class=HTMLResponse)
 async def read_docs() -> Response:
-    policy = "style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; font-src data:"
-    return page(bytes(SWAGGER.body).decode(), policy)
+    html, headers = SWAGGER
+    return HTMLResponse(html, headers=headers)
 
 
 @router.get("/redoc", response_class=HTMLResponse)
 async def read_redoc() -> Response:
-    policy = "style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; worker-src blob:"
-    return page(bytes(REDOC.body).decode(), policy)
+    html, headers = REDOC
+    return HTMLResponse(html, headers=headers)
 
 
 def install(app: FastAPI) -> None:

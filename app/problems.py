@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from app import errors
 from app.engine.violations import BUSY, explain
 
-PROBLEM = "application/problem+json"
+PROBLEM = errors.Refusal.media_type
 log = logging.getLogger("app")
 MOST = 20  # how many errors of one request are listed
 
@@ -29,8 +29,7 @@ def documented(*statuses: int, description: str | None = None) -> dict[int | str
 
 
 def problem(status: int, detail: object, headers: dict[str, str] | None = None) -> Response:
-    content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    return JSONResponse(content, status, headers=headers, media_type=PROBLEM)
+    return JSONResponse(errors.problem(status, detail), status, headers=headers, media_type=PROBLEM)
 
 
 async def on_refusal(_request: Request, error: Exception) -> Response:
@@ -61,7 +60,7 @@ def install(app: FastAPI) -> None:
     for kind in (errors.Refusal, DBAPIError, StaleDataError, PoolTimeout):
         app.add_exception_handler(kind, on_refusal)
     app.add_exception_handler(HTTPException, on_http_exception)  # type: ignore[arg-type]  # as Starlette types it
-    app.add_exception_handler(RequestValidationError, on_invalid)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, on_invalid)  # type: ignore[arg-type]  # as Starlette types it
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from jose import JWTError, jwt
@@ -101,8 +102,15 @@ class Hasher:
         self._places = queue + threads
         self._taken = 0
         self._executor = ThreadPoolExecutor(threads, "hashing", _be_nice)
-        # What a login with an unknown name is checked against, so that it takes as long as any other.
-        self._decoy = self._executor.submit(self._context.hash, secrets.token_urlsafe())
+
+    @cached_property
+    def _decoy(self) -> str:
+        """What a login with an unknown name is checked against, so that it takes as long as any other."""
+        return self._context.hash(secrets.token_urlsafe())
+
+    def warm_up(self) -> None:
+        """Make the decoy now, in the lane: the first login shall not take longer than the next."""
+        self._executor.submit(lambda: self._decoy)
 
     async def hash(self, password: str) -> str:
         """The hash to store. Raises Unavailable when the lane is full."""
@@ -122,7 +130,7 @@ class Hasher:
 
     def _verify(self, password: str, hashed: str | None) -> tuple[bool, str | None]:
         try:
-            right, better = self._context.verify_and_update(password, hashed or self._decoy.result())
+            right, better = self._context.verify_and_update(password, hashed or self._decoy)
         except (ValueError, TypeError):  # what is stored is no hash, or the password cannot be one's
             return False, None
         # The older schemes ignore a NUL at the end.

@@ -78,7 +78,8 @@ class Settings(BaseSettings):
             if not path or path.startswith(":memory:"):
                 raise ValueError("needs a file, like sqlite:///cadre.db")
             return value if path.startswith(("/", "file:")) or path[1:2] == ":" else f"sqlite:///{ROOT / path}"
-        if value.startswith(("postgresql://", "postgres://")) and urlsplit(value).port != 0:  # a bad one raises
+        if value.startswith(("postgresql://", "postgres://")):
+            _ = urlsplit(value).port  # raises for a host or port that cannot be one
             return value.replace("postgres://", "postgresql://", 1)
         raise ValueError("must begin with sqlite:/// or postgresql://")
 

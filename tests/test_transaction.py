@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 
 from app.crud import transaction, users
 from app.engine import sqlite
+from app.engine import transaction as shared_transaction
 from app.engine.caller import Caller
 from app.engine.database import connect
 from app.errors import Clash, Missing, Unavailable
@@ -49,12 +50,15 @@ def set_limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
     """Change a limit of both engines."""
 
     def change(name: str, value: object) -> None:
-        if hasattr(sqlite, name):
-            monkeypatch.setattr(sqlite, name, value)
+        modules = [sqlite, shared_transaction]
         if POSTGRES:
             from app.engine import postgres
 
-            monkeypatch.setattr(postgres, name, value)
+            modules.append(postgres)
+        holders = [module for module in modules if hasattr(module, name)]
+        assert holders
+        for module in holders:
+            monkeypatch.setattr(module, name, value)
 
     return change
 

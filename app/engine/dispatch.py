@@ -1,8 +1,8 @@
 """One routing table instead of a walk through nested routers: the twentieth entity answers as fast as the first.
 
 Guards hold as declared, since the table's leaves are FastAPI's own routes, with all that was included around them.
-Besides: both slash spellings without a redirect, HEAD wherever there is GET, and a true Allow. A literal path stands
-for itself: DELETE `/items/me` never reaches DELETE `/items/{id}` where `/items/me` is a route of its own.
+Besides, for what is in it: both slash spellings without a redirect, HEAD beside GET, a true Allow. A literal path
+stands for itself: DELETE `/items/me` never reaches DELETE `/items/{id}` where `/items/me` is a route of its own.
 """
 
 import json

@@ -15,12 +15,14 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 
 from app.engine.statement import Row, Runs, Statement, Values
+from app.engine.transaction import Transaction, hold
 from app.engine.violations import BUSY, explain
 from app.errors import Unavailable
 
 OUTDATED = ("0A000", "26000")  # "cached plan must not change result type", "prepared statement does not exist"
 PATIENCE = 5.0  # seconds to wait for a connection
-TRANSACTION_LIMIT = 10.0  # seconds
+OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+STATEMENT_LIMIT = 10.0  # seconds, the wait for a connection included
 PREPARED = 500  # statements that one connection keeps ready
 SERVER_TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s"
 DIALECT: Dialect = psycopg_dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # as it comes
@@ -43,7 +45,7 @@ class Postgres:
     async def run(self, statement: Statement, values: Values) -> list[Row]:
         try:
             # The server has a limit of its own, but one that is frozen does not keep it.
-            async with asyncio.timeout(TRANSACTION_LIMIT), self._connection() as connection:
+            async with asyncio.timeout(STATEMENT_LIMIT), self._connection() as connection:
                 return await connection.run(statement, values)
         except TimeoutError:
             raise Unavailable(BUSY) from None
@@ -52,21 +54,9 @@ class Postgres:
     async def transaction(self) -> AsyncIterator[Runs]:
         async with self._connection() as connection:
             await connection.command(b"BEGIN")
-            transaction = Transaction(connection)
-            try:
-                async with asyncio.timeout(TRANSACTION_LIMIT) as limit:
-                    yield transaction
-                    if transaction.failure:
-                        raise transaction.failure
-                    await connection.command(b"COMMIT")
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                raise Unavailable("That took too long, and nothing of it was kept.") from None
-            finally:
-                transaction.failure = transaction.failure or RuntimeError("This transaction has ended.")
-                if connection.is_in_transaction:
-                    await connection.command(b"ROLLBACK")
+            transaction = Transaction(DIALECT, connection.run)
+            async with hold(transaction, commit=connection.commit, rollback=connection.rollback) as db:
+                yield db
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator["Connection"]:
@@ -119,11 +109,6 @@ class Connection:
     def is_idle(self) -> bool:
         return self._socket >= 0 and self._pg.transaction_status == pq.TransactionStatus.IDLE
 
-    @property
-    def is_in_transaction(self) -> bool:
-        states = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
-        return self._socket >= 0 and self._pg.transaction_status in states
-
     def close(self) -> None:
         if self._socket >= 0:
             self._loop.remove_reader(self._socket)
@@ -156,6 +141,14 @@ class Connection:
             await self._result()
         except psycopg.Error as error:
             raise explain(error) or _without_row(error) from None
+
+    async def commit(self) -> None:
+        await self.command(b"COMMIT")
+
+    async def rollback(self) -> None:
+        """Undo what is open. A query under way is not waited for: the connection is given up instead."""
+        if self._socket >= 0 and self._pg.transaction_status in OPEN:
+            await self.command(b"ROLLBACK")
 
     async def _fetch(self, sql: str, arguments: Sequence[Any]) -> list[Row]:
         transformer = self._transformer
@@ -223,26 +216,3 @@ class Connection:
 def _without_row(error: psycopg.Error) -> RuntimeError:
     """A defect of ours, for the log: PostgreSQL's DETAIL would repeat the whole row, a password's hash included."""
     return RuntimeError(f"PostgreSQL says {error.sqlstate}: {error.diag.message_primary}")
-
-
-class Transaction:
-    """Between BEGIN and COMMIT. The first failure is the last word, even if it is caught: COMMIT would keep nothing."""
-
-    dialect = DIALECT
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self.failure: Exception | None = None
-
-    async def run(self, statement: Statement, values: Values) -> list[Row]:
-        if self.failure:
-            raise self.failure
-        try:
-            return await self._connection.run(statement, values)
-        except Exception as error:
-            self.failure = error
-            raise
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Runs]:
-        yield self

@@ -11,11 +11,11 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
 from app.engine.statement import Row, Runs, Statement, Values
+from app.engine.transaction import Transaction, hold
 from app.engine.violations import BUSY, OUT_OF_RANGE, explain, is_busy
 from app.errors import Invalid, Unavailable
 
 PATIENCE = 5.0  # seconds to wait for somebody else's lock
-TRANSACTION_LIMIT = 10.0  # seconds that one transaction may hold it
 # WAL: readers and the writer don't wait for each other.
 # SQLite ignores foreign keys unless every connection asks for them.
 PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
@@ -57,21 +57,20 @@ class SQLite:
     async def transaction(self) -> AsyncIterator[Runs]:
         async with self._writing():
             await _patiently(self._writer, "BEGIN IMMEDIATE")
-            transaction = Transaction(self._writer)
-            try:
-                async with asyncio.timeout(TRANSACTION_LIMIT) as limit:
-                    yield transaction
-                    if transaction.failure:
-                        raise transaction.failure
-                    await _patiently(self._writer, "COMMIT")
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                raise Unavailable("That took too long, and nothing of it was kept.") from None
-            finally:
-                transaction.failure = transaction.failure or RuntimeError("This transaction has ended.")
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
+            transaction = Transaction(DIALECT, self._run_in_transaction)
+            async with hold(transaction, commit=self._commit, rollback=self._rollback) as db:
+                yield db
+
+    async def _run_in_transaction(self, statement: Statement, values: Values) -> list[Row]:
+        compiled = statement.on(DIALECT)
+        return _execute(self._writer, compiled.sql, compiled.arguments(values))
+
+    async def _commit(self) -> None:
+        await _patiently(self._writer, "COMMIT")
+
+    async def _rollback(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[None]:
@@ -104,31 +103,6 @@ def prepare(connection: sqlite3.Connection) -> None:
                     connection.close()
                     raise
                 time.sleep(0.005)
-
-
-class Transaction:
-    """Between BEGIN IMMEDIATE and COMMIT, on a connection that nobody else uses meanwhile."""
-
-    dialect = DIALECT
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        # PostgreSQL gives up the whole transaction at the first failure. So here too, even if it is caught.
-        self.failure: Exception | None = None
-
-    async def run(self, statement: Statement, values: Values) -> list[Row]:
-        if self.failure:
-            raise self.failure
-        compiled = statement.on(DIALECT)
-        try:
-            return _execute(self._connection, compiled.sql, compiled.arguments(values))
-        except Exception as error:
-            self.failure = error
-            raise
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Runs]:
-        yield self
 
 
 class _Busy(Unavailable):
