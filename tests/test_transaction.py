@@ -55,9 +55,7 @@ def set_limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
             from app.engine import postgres
 
             modules.append(postgres)
-        holders = [module for module in modules if hasattr(module, name)]
-        assert holders
-        for module in holders:
+        for module in (module for module in modules if hasattr(module, name)):
             monkeypatch.setattr(module, name, value)
 
     return change
