@@ -1,7 +1,7 @@
 """What a route can ask for by type. Asking for `caller` is what makes a route ask for a token."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -11,7 +11,8 @@ from sqlmodel import Session
 
 from app import accounts, crud
 from app.engine import caller as engine
-from app.engine.sessions import SESSIONS, open_session
+from app.engine.sessions import open_session
+from app.engine.waiting import place
 from app.errors import Unauthenticated, Unavailable
 from app.models import UserRead
 from app.models.base import Row
@@ -110,7 +111,14 @@ def created(response: Response, path: str, row: Created) -> Created:
     return row
 
 
-def get_session(request: Request) -> Iterator[Session]:
+async def get_session_place(request: Request) -> AsyncIterator[None]:
+    async with place(request.app.state.session_places):
+        yield
+
+
+def get_session(
+    request: Request, _place: Annotated[None, Depends(get_session_place, scope="function")]
+) -> Iterator[Session]:
     writes = request.method not in ("GET", "HEAD")
     with open_session(request.app.state.session_engine, writes=writes) as session:
         yield session
@@ -118,4 +126,4 @@ def get_session(request: Request) -> Iterator[Session]:
 
 # For plain `def` routes, as in SQLModel's tutorial; docs/engine.md shows one. Closed before the response leaves, and
 # never more at once than the pool has connections: a request waits outside the thread pool, where it blocks nobody.
-SessionDep = Annotated[Session, Depends(get_session, scope="function", max_concurrency=SESSIONS)]
+SessionDep = Annotated[Session, Depends(get_session, scope="function")]

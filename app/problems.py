@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app import errors
-from app.engine.violations import BUSY, explain
+from app.engine.violations import explain
+from app.engine.waiting import BUSY
 
 PROBLEM = errors.Refusal.media_type
 log = logging.getLogger("app")
@@ -37,8 +38,9 @@ async def on_refusal(_request: Request, error: Exception) -> Response:
     refusal = error if isinstance(error, errors.Refusal) else _refusal_of(error)
     if refusal is None:
         raise error
-    if refusal.status >= 500:
-        log.warning("%s (%s)", refusal.detail, refusal.__cause__ or refusal.__context__)
+    cause = refusal.__cause__ or refusal.__context__
+    if refusal.status >= 500 and cause:  # not when there are just too many: then a line each would make it worse
+        log.warning("%s (%r)", refusal.detail, cause)
     return JSONResponse(refusal.content(), refusal.status, headers=refusal.headers, media_type=refusal.media_type)
 
 

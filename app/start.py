@@ -33,7 +33,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Caller, Hasher]]:
     """The application itself as a caller, and a hasher, outside of any server."""
     hasher = Hasher(settings.bcrypt_rounds)
     try:
-        async with connect(settings.database_url) as database:
+        async with connect(settings.database_url, pgbouncer=settings.pgbouncer) as database:
             yield Caller(database), hasher
     finally:
         hasher.close()

@@ -15,13 +15,17 @@ Values = Mapping[str, Any]
 
 
 class Statement:
-    """An expression, ready for the bare driver. Make it once, as a constant; running it compiles nothing."""
+    """An expression, ready for the bare driver. Make it once, as a constant; running it compiles nothing.
 
-    __slots__ = ("_compiled", "_expression", "writes")
+    `unbounded`: it takes the longer the more rows there are, as a count does, so SQLite runs it in a thread.
+    """
 
-    def __init__(self, expression: ClauseElement) -> None:
+    __slots__ = ("_compiled", "_expression", "unbounded", "writes")
+
+    def __init__(self, expression: ClauseElement, *, unbounded: bool = False) -> None:
         self._expression = expression
         self._compiled: dict[Dialect, Compiled] = {}
+        self.unbounded = unbounded
         self.writes = isinstance(expression, Insert | Update | Delete)
 
     def on(self, dialect: Dialect) -> "Compiled":
