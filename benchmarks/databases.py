@@ -3,16 +3,13 @@
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import NullPool, create_engine, make_url, text
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from benchmarks.seed import ITEMS, USERS
-from benchmarks.servers import processes
 
 SEED = Path(__file__).with_name("seed.py")
 PREPARE = text(
@@ -26,7 +23,8 @@ class Databases:
 
     def __init__(self, kind: str, key: str, folder: Path, postgres: str | None) -> None:
         self.kind, self._key, self._folder, self._postgres = kind, key, folder, postgres
-        self._made: dict[str, Any] = {}
+        self._made: dict[str, Engine] = {}
+        self._postmaster = self._find_postmaster() if kind == "postgresql" else None
         self.tokens: dict[Path, list[str]] = {}  # by checkout
 
     def make(self, name: str, checkout: Path) -> str:
@@ -85,17 +83,25 @@ class Databases:
             connection.execute(text(f"DELETE FROM items WHERE id > {ITEMS}"))
             connection.execute(text("VACUUM items" if self.kind == "postgresql" else "PRAGMA wal_checkpoint(TRUNCATE)"))
 
-    def cpu(self, name: str) -> float:
-        """Seconds of CPU that the PostgreSQL cluster has used, backends that have ended included; else 0."""
-        if self.kind == "sqlite":
+    def cpu(self) -> float:
+        """Seconds of CPU that the PostgreSQL cluster has used, backends that have ended included; of SQLite none."""
+        if self._postmaster is None:
             return 0.0
-        ...
-        return 0.0
+        mine = ((pid, process) for pid, process in processes().items())
+        return sum(process.cpu for pid, process in mine if self._postmaster in (pid, process.parent))
 
     def drop(self) -> None:
         for engine in self._made.values():
             if self.kind == "postgresql":
                 self._on_server(f'DROP DATABASE IF EXISTS "{engine.url.database}" WITH (FORCE)')
+
+    def _find_postmaster(self) -> int | None:
+        """The parent of every backend; unknown where the server is on another machine."""
+        engine = create_engine(self._postgres or "", poolclass=NullPool)
+        with engine.connect() as connection:
+            backend = processes().get(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        is_here = make_url(self._postgres or "").host in (None, "127.0.0.1", "::1", "localhost")
+        return backend.parent if backend and is_here else None
 
     def _stem(self) -> str:
         return (make_url(self._postgres or "").database or "").removesuffix("_test").removesuffix("_bench")

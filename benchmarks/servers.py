@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
@@ -83,25 +85,31 @@ class Server:
 
     def cpu(self) -> float:
         """Seconds of CPU that its process group has used, children that have ended included."""
-        return sum(seconds for _, group, seconds in processes() if self.process and group == self.process.pid)
+        assert self.process is not None
+        return sum(process.cpu for process in processes().values() if process.group == self.process.pid)
 
     def settle(self) -> None:
         """Wait until it has nothing left to do: what one slice left behind must not be counted in another's."""
-        before, deadline = -1.0, time.monotonic() + 10
+        before, deadline = -1.0, time.monotonic() + 30
         while (now := self.cpu()) != before and time.monotonic() < deadline:
             before = now
             time.sleep(0.05)
 
 
-def processes() -> list[tuple[int, int, float]]:
-    """For each process of this machine its parent, its group, and the seconds of CPU it has used."""
-    found = []
+class Process(NamedTuple):
+    parent: int
+    group: int
+    cpu: float  # seconds of it and of its children that have ended
+
+
+def processes() -> dict[int, Process]:
+    """Every process of this machine by its id."""
+    found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             fields = stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        found.append((int(fields[1]), int(fields[2]), sum(map(int, fields[11:15])) / TICKS))
+            cpu = sum(map(int, fields[11:15])) / TICKS
+            found[int(stat.parent.name)] = Process(int(fields[1]), int(fields[2]), cpu)
     return found
 
 
