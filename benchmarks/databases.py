@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from benchmarks.seed import ITEMS, USERS
+from benchmarks.servers import processes
 
 SEED = Path(__file__).with_name("seed.py")
 PREPARE = text(

@@ -18,13 +18,8 @@ def send(
     base_url: str, task: str, tokens: Path, *, connections: int, seconds: int, doomed: int = 0, seed: int = 0
 ) -> dict[str, Any]:
     """Keep `connections` busy with `task` for a while, one request in flight on each."""
-    done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=5s", f"-s{SCRIPT}", base_url]
-        + ["--", task, str(tokens), str(doomed), str(seed)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=seconds + 60,
-    )
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=5s", f"-s{SCRIPT}", base_url, "--"]
+    arguments = [task, str(tokens), str(doomed), str(seed)]
+    done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, text=True, check=True, timeout=seconds + 60)
     summary: dict[str, Any] = json.loads(done.stdout.rpartition("SUMMARY ")[2])
     return summary
