@@ -48,7 +48,7 @@ def main() -> int:
         options.contenders.remove("fastify")
         notes.append(f"Fastify is left out: {reason}")
     if "postgresql" not in options.databases:
-        notes.append("PostgreSQL is left out: BENCH_DATABASE_URL names none")
+        notes.append("PostgreSQL is left out: it takes BENCH_DATABASE_URL or --postgres")
     data: dict[str, Any] = {
         "machine": machine.describe(options.postgres, with_fastify="fastify" in options.contenders),
         "contenders": options.contenders,

@@ -17,7 +17,10 @@ CONNECTIONS = 10
 USER = ("id", "created_at", "updated_at", "version", "username", "email", "full_name", "is_active", "is_superuser")
 ITEM = ("id", "created_at", "updated_at", "version", "title", "description", "owner_id")
 TYPES = {"?1": "bigint", "?2": "boolean", "?3": "bigint"}
-ME = "EXISTS (SELECT * FROM users AS me WHERE me.id = ?1 AND me.is_active AND me.is_superuser = ?2 AND me.security_stamp = ?3)"
+ME = (
+    "EXISTS (SELECT * FROM users AS me"
+    " WHERE me.id = ?1 AND me.is_active AND me.is_superuser = ?2 AND me.security_stamp = ?3)"
+)
 MINE = f"{ME} AND owner_id = ?1"
 OF_ITEM = ", ".join(ITEM)
 # Each with the types of what it takes besides the caller; PostgreSQL wants to know.
@@ -114,7 +117,7 @@ class Connection:
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 
-    async def _result(self) -> Any:  # noqa: ANN401  # psycopg's own
+    async def _result(self) -> Any:  # psycopg's own
         self._answer = self._loop.create_future()
         self._pg.flush()
         result = await self._answer
