@@ -107,7 +107,6 @@ def field(kind: str, options: argparse.Namespace, where: dict[str, Path]) -> Ite
         same.refuse_if_different(said)
         for server in servers:
             databases.clean(server.name)
-            databases.analyze(server.name)
         there = Field(databases, servers, tokens, options.seconds)
         there.warm_up()
         yield there

@@ -34,7 +34,9 @@ class Databases:
             seed = self._create(f"seed{len(self.tokens)}")
             self.tokens[checkout] = self._fill(seed, checkout)
         source = f"seed{list(self.tokens).index(checkout)}"
-        return self._create(name, source)
+        url = self._create(name, source)
+        self._analyze(name)
+        return url
 
     def _fill(self, url: str, checkout: Path) -> list[str]:
         environment = {**os.environ, "SECRET_KEY": self._key, "DATABASE_URL": url, "ENVIRONMENT": "production"}
@@ -61,7 +63,7 @@ class Databases:
         self._made[name] = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         return url
 
-    def analyze(self, name: str) -> None:
+    def _analyze(self, name: str) -> None:
         with self._made[name].connect() as connection:
             if self.kind == "postgresql":
                 # A vacuum of its own accord would fall into somebody's slice.

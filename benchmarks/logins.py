@@ -46,6 +46,7 @@ async def log_in(http: httpx.AsyncClient, number: int, deadline: float, outcome:
             answer = await http.post("/api/v1/token", data=form)
         except httpx.HTTPError:
             outcome["broken"] += 1
+            await asyncio.sleep(0.1)
             continue
         if answer.status_code == 503 and "Retry-After" in answer.headers:
             outcome["refused"] += 1
