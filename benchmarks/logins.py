@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -22,7 +23,7 @@ def measure(field: Field, server: Server, clients: int) -> dict[str, Any]:
     crowd = Thread(target=lambda: asyncio.run(log_in_together(server.base_url, clients, outcome)))
     crowd.start()
     time.sleep(LEAD)
-    slice_ = field.slice(server, "one", CONNECTIONS, 0)
+    slice_ = replace(field, seconds=SECONDS).slice(server, "one", CONNECTIONS, 0)
     crowd.join()
     server.settle()
     return slice_ | {"clients": clients, "logins": dict(outcome)}

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 from benchmarks.servers import FASTIFY, ROOT
 
@@ -31,7 +31,7 @@ def describe(postgres: str | None, *, with_fastify: bool) -> dict[str, Any]:
         "wrk": said("wrk", "-v").split()[1],
     }
     if postgres:
-        with create_engine(postgres).connect() as connection:
+        with create_engine(postgres, poolclass=NullPool).connect() as connection:
             facts["PostgreSQL"] = connection.execute(text("SHOW server_version")).scalar_one().split()[0]
             facts["PostgreSQL's fsync"] = connection.execute(text("SHOW fsync")).scalar_one()
     if with_fastify:

@@ -10,9 +10,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.figures import Figures, figures
-from benchmarks.report import FLOOR, fewest
-
-TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+from benchmarks.report import FLOOR, TITLES, fewest
 
 
 def draw(data: dict[str, Any], file: Path) -> None:

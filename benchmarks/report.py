@@ -8,16 +8,16 @@ from benchmarks.measure import failure
 
 FLOOR = 6  # times less server CPU than base, on every endpoint and both databases
 MISSED = " **(below)**"
+TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 
 def below_floor(found: Figures) -> list[str]:
-    """Where the app with everything on misses the floor at the fewest connections."""
+    """Where the app with everything on misses the floor at the fewest connections, or was not measured."""
+    ratios = {key: found.ratio(key, "base", "cadre") for key in found.rounds if key[2] == fewest(found)}
     return [
-        f"{endpoint} on {database}: {ratio:.1f} times less CPU than base, not {FLOOR}"
-        for database, endpoint, connections in found.rounds
-        if connections == fewest(found)
-        and (ratio := found.ratio((database, endpoint, connections), "base", "cadre")) is not None
-        and ratio < FLOOR
+        f"{endpoint} on {database}: {show(ratio, 1)} times less CPU than base, not {FLOOR}"
+        for (database, endpoint, _), ratio in ratios.items()
+        if ratio is None or ratio < FLOOR
     ]
 
 
@@ -26,21 +26,19 @@ def write(data: dict[str, Any]) -> str:
     found, names = figures(data["slices"]), data["contenders"]
     parts = ["# What a request costs\n", summary(data)]
     for database in dict.fromkeys(key[0] for key in found.rounds):
-        parts += [f"## {database.replace('sqlite', 'SQLite').replace('postgresql', 'PostgreSQL')}\n"]
-        keys = [key for key in found.rounds if key[0] == database and key[2] == fewest(found)]
+        keys = [key for key in found.rounds if key[0] == database]
+        few = [key for key in keys if key[2] == fewest(found)]
         parts += [
-            f"Server CPU for an answer at {fewest(found)} connections, in microseconds, and how much less than base:\n"
+            f"## {TITLES[database]}\n",
+            f"Microseconds of server CPU for an answer at {fewest(found)} connections, and how much less than base:\n",
+            costs(found, few, names),
+            ratios(found, few, names),
+            database_costs(found, few, names) if database == "postgresql" else "",
+            "For information: answers a second / milliseconds within which 99 of 100 came.\n",
+            throughput(found, keys, names),
+            logins([slice_ for slice_ in data["logins"] if slice_["database"] == database]),
         ]
-        parts += [costs(found, keys, names), ratios(found, keys, names)]
-        if any(found.database_cpu(key, name) for key in keys for name in names):
-            parts += ["CPU of the whole PostgreSQL cluster for an answer, in microseconds:\n"]
-            parts += [
-                table(["", *names], ([key[1], *(show(found.database_cpu(key, n)) for n in names)] for key in keys))
-            ]
-        parts += ["Answers a second, and milliseconds within which 99 of 100 came. For information.\n"]
-        parts += [throughput(found, [key for key in found.rounds if key[0] == database], names)]
-        parts += logins([slice_ for slice_ in data["logins"] if slice_["database"] == database])
-    return "\n".join([*parts, left_out(data, found)])
+    return "\n".join(part for part in [*parts, left_out(data, found)] if part)
 
 
 def summary(data: dict[str, Any]) -> str:
@@ -68,6 +66,11 @@ def ratios(found: Figures, keys: list[Any], names: list[str]) -> str:
     return "The app's server CPU as a multiple of another's:\n\n" + table(["", *others], rows) if others else ""
 
 
+def database_costs(found: Figures, keys: list[Any], names: list[str]) -> str:
+    rows = ([key[1], *(show(found.database_cpu(key, name)) for name in names)] for key in keys)
+    return "Microseconds of CPU of the whole PostgreSQL cluster for an answer:\n\n" + table(["", *names], rows)
+
+
 def throughput(found: Figures, keys: list[Any], names: list[str]) -> str:
     rows = (
         [key[1], str(key[2]), *(f"{show(found.rate(key, name))} / {show(found.p99(key, name))}" for name in names)]
@@ -76,22 +79,23 @@ def throughput(found: Figures, keys: list[Any], names: list[str]) -> str:
     return table(["", "connections", *names], rows)
 
 
-def logins(slices: list[Any]) -> list[str]:
+def logins(slices: list[Any]) -> str:
     if not slices:
-        return []
+        return ""
     rows = (
         [s["contender"], str(s["clients"]), show(s["p50"], 1), show(s["p99"], 1), show(s["requests"] / s["seconds"])]
         + [str(s["logins"].get(what, 0)) for what in ("succeeded", "refused", "failed", "broken")]
         for s in slices
     )
     head = ["", "clients", "p50 ms", "p99 ms", "reads/s", "logins", "refused", "failed", "broken"]
-    return ["Reads (one) while clients log in with real hashes:\n", table(head, rows)]
+    return "Reads (one) while clients log in with real hashes:\n\n" + table(head, rows)
 
 
 def left_out(data: dict[str, Any], found: Figures) -> str:
     lines = [*data["notes"], *(f"Dropped, since base strayed: {where}" for where in found.dropped)]
     lines += [f"Not counted: {wrong}" for slice_ in data["slices"] + data["logins"] if (wrong := failure(slice_))]
-    lines += [f"Below the floor: {missed}" for missed in below_floor(found)]
+    if {"base", "cadre"} <= set(data["contenders"]):
+        lines += [f"Below the floor: {missed}" for missed in below_floor(found)]
     return "## Left out, and missed\n\n" + "\n".join(f"- {line}." for line in lines or ["Nothing"]) + "\n"
 
 

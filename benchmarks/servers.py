@@ -40,18 +40,13 @@ class Server:
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
-    def is_cadre(self) -> bool:
-        """Whether its failures are ours."""
-        return self.name.startswith("cadre")
-
-    @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
         if self.name == "fastify":
             return ["node", str(FASTIFY / "server.js")]
-        app = PYTHON_APPS.get(self.name, PYTHON_APPS["cadre"])
+        app = PYTHON_APPS.get(self.name, PYTHON_APPS["cadre"])  # or the app of another commit
         return [*UVICORN, "--http=httptools", "--backlog=4096", f"--port={self.port}", app]
 
     def start(self) -> None:

@@ -51,9 +51,11 @@ def test_a_slice_with_an_error_or_with_silence_is_told_and_not_counted():
 def test_what_misses_the_floor_is_named():
     assert below_floor(figures(rounds((600, 100)))) == []
     assert below_floor(figures(rounds((590, 100)))) == ["one on sqlite: 5.9 times less CPU than base, not 6"]
+    # No figure is no success.
+    assert below_floor(figures([slice_of("base", 1, 600)])) == ["one on sqlite: - times less CPU than base, not 6"]
 
 
 def test_who_answers_otherwise_is_not_compared():
-    refuse_if_different({"cadre": {"me": (200, {"id": 1})}, "base": {"me": (200, {"id": 1})}})
-    with pytest.raises(SystemExit, match=r"me:\n  cadre: .*'id': 1.*\n  base: .*'id': 2"):
-        refuse_if_different({"cadre": {"me": (200, {"id": 1})}, "base": {"me": (200, {"id": 2})}})
+    refuse_if_different({"cadre": [(200, {"id": 1})], "base": [(200, {"id": 1})]})
+    with pytest.raises(SystemExit, match=r"reader asks GET /users/me :\n  cadre: .*'id': 1.*\n  base: .*'id': 2"):
+        refuse_if_different({"cadre": [(200, {"id": 1})], "base": [(200, {"id": 2})]})

@@ -143,7 +143,7 @@ async def body(receive: Any) -> dict[str, Any]:
 
 
 def is_text(value: Any, most: int) -> bool:
-    return isinstance(value, str) and len(value) <= most and (value.isprintable() or "\0" not in value)
+    return isinstance(value, str) and len(value) <= most and "\0" not in value
 
 
 ROUTES: dict[tuple[str, str], Callable[[Me, Any, Any], Awaitable[Answer]]] = {
