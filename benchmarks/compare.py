@@ -36,6 +36,7 @@ from benchmarks.servers import CONTENDERS, ROOT, Server, install_fastify
 CONNECTIONS = [16, 64, 256, 1000]
 MANY = ("one", "mix")  # what is asked at more than the fewest connections, in fewer rounds
 MANY_ROUNDS = 3
+MANY_SECONDS = 3  # it takes a while until a thousand connections are served
 LOGINS = ("base", "cadre")
 OURS = ("cadre", "cadre20")  # whose failures fail the run
 
@@ -75,6 +76,7 @@ def measure(kind: str, options: argparse.Namespace, where: dict[str, Path], data
             endpoints = [name for name in options.endpoints if is_fewest or name in MANY]
             for endpoint in endpoints:
                 say(f"{kind}, {connections} connections, {endpoint}")
+                there.seconds = options.seconds if is_fewest else max(options.seconds, MANY_SECONDS)
                 rounds = options.rounds if is_fewest else min(options.rounds, MANY_ROUNDS)
                 data["slices"] += there.rounds(endpoint, connections, rounds)
         if not options.quick:

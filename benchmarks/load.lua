@@ -1,4 +1,5 @@
--- What wrk sends. Arguments: the task, a file with a token per line, the first of the rows to delete, a seed. Users up to READERS read; the others write, so that nobody's list grows while it is measured.
+-- What wrk sends. Arguments: the task, a file with a token on each line, the first of the rows to delete, a seed.
+-- The first users read and the last ones write, so that nobody's list grows while it is measured.
 
 local READERS, WRITERS, USERS, ITEMS = 190, 10, 200, 100000
 local MIX = { "one", "create", "one", "list100", "me", "one", "change", "list100", "one", "create",
@@ -48,10 +49,11 @@ function make.delete()
 end
 
 function init(arguments)
-  task, doomed = arguments[1], tonumber(arguments[3])
-  math.randomseed(tonumber(arguments[4]))
+  local tokens, seed
+  task, tokens, doomed, seed = arguments[1], arguments[2], tonumber(arguments[3]), tonumber(arguments[4])
+  math.randomseed(seed)
   local user = 0
-  for token in io.lines(arguments[2]) do
+  for token in io.lines(tokens) do
     user = user + 1
     readers[user] = head(token)
     writers[user] = { create = head(token, BODY), change = head(token, CHANGE), delete = head(token) }

@@ -26,6 +26,7 @@ def measure(field: Field, server: Server, clients: int) -> dict[str, Any]:
     slice_ = replace(field, seconds=SECONDS).slice(server, "one", CONNECTIONS, 0)
     crowd.join()
     server.settle()
+    slice_["endpoint"] = f"one while {clients} clients log in"
     return slice_ | {"clients": clients, "logins": dict(outcome)}
 
 

@@ -37,7 +37,7 @@ def _costs(axes: Any, found: Figures, database: str, names: list[str], colours: 
     axes.axhline(FLOOR, color="grey", linestyle="--", linewidth=1, label=f"floor: {FLOOR}")
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(keys))], [key[1] for key in keys])
     axes.set_title(f"{TITLES[database]}: times less server CPU than base, {fewest(found)} connections")
-    axes.legend()
+    axes.legend(fontsize=8)
 
 
 def _rates(axes: Any, found: Figures, database: str, names: list[str], colours: dict[str, Any]) -> None:
@@ -54,5 +54,5 @@ def _rates(axes: Any, found: Figures, database: str, names: list[str], colours: 
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.set_title(f"{TITLES[database]}: answers a second, by connections")
-    axes.legend(fontsize=8)
+    axes.set_title(f"{TITLES[database]}: answers a second, by connections (one: solid, mix: dashed)")
+    axes.legend([plt.Line2D([], [], color=colours[name]) for name in names], names, fontsize=8)

@@ -1,5 +1,6 @@
 """What was measured, for people: tables in Markdown, with what misses the floor marked."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -93,7 +94,13 @@ def logins(slices: list[Any]) -> str:
 
 def left_out(data: dict[str, Any], found: Figures) -> str:
     lines = [*data["notes"], *(f"Dropped, since base strayed: {where}" for where in found.dropped)]
-    lines += [f"Not counted: {wrong}" for slice_ in data["slices"] + data["logins"] if (wrong := failure(slice_))]
+    failed: dict[str, list[str]] = defaultdict(list)
+    for slice_ in data["slices"] + data["logins"]:
+        if failure(slice_):
+            what = "froze" if slice_["froze"] else "answered with errors"
+            where = "{contender} on {database}, {endpoint} at {connections} connections".format_map(slice_)
+            failed[f"{where}, {what}"].append(str(slice_["round"]))
+    lines += [f"Not counted: {what}, rounds {', '.join(rounds)}" for what, rounds in failed.items()]
     if {"base", "cadre"} <= set(data["contenders"]):
         lines += [f"Below the floor: {missed}" for missed in below_floor(found)]
     return "## Left out, and missed\n\n" + "\n".join(f"- {line}." for line in lines or ["Nothing"]) + "\n"
