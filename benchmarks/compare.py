@@ -160,8 +160,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--databases", **listed)
     parser.add_argument("--contenders", **listed)
     parser.add_argument("--endpoints", default=list(ENDPOINTS), **listed)
-    parser.add_argument("--connections", default=CONNECTIONS, type=lambda text: [int(word) for word in text.split(",")])
-    parser.add_argument("--rounds", default=5, type=int)
+    parser.add_argument("--connections", type=lambda text: [int(word) for word in text.split(",")], metavar="A,B")
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", default=1, type=int)
     parser.add_argument("--quick", action="store_true", help="two rounds at 16 connections, no logins")
     parser.add_argument("--against", metavar="REV", help="another commit of the app beside this one")
@@ -178,8 +178,8 @@ def parse() -> argparse.Namespace:
         options.other, day = f"cadre-{commit}", f"{day}-against-{commit}"
         options.contenders = ["cadre", options.other, "base"]
     options.output = options.output or ROOT / "benchmarks" / "results" / day
-    if options.quick:
-        options.rounds, options.connections = 2, options.connections[:1]
+    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.connections = options.connections or (CONNECTIONS[:1] if options.quick else CONNECTIONS)
     return options
 
 
