@@ -1,5 +1,6 @@
 """Real server processes, started as people start them, to be worked with over HTTP, and killed."""
 
+import logging
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from tests.scratch import environment
 CADRE = ("-c", "from app.cli import main; main()")  # what `python3 -m app` runs once everything is installed
 RUN = (*CADRE, "run", "--no-reload", "--port", "{port}")
 KEY = "7xQ-oPz_49dVbYw2LmKJhTRsE0aNcUfG8iXyZ1CqW5tDnBvM"
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request is too many
 
 
 class Server:
