@@ -1,0 +1,244 @@
+"""What was acknowledged is there after a crash, and once, whichever process is killed: the app's or the database's."""
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+
+from app.engine import migrations
+from app.engine.sessions import create_session_engine
+from tests.clusters import Cluster, cluster, needs_cluster
+from tests.conftest import PASSWORD, POSTGRES
+from tests.scratch import empty_database
+from tests.servers import Server, settings_for, sql
+
+WRITERS = 4
+log = logging.getLogger(__name__)  # --log-cli-level=INFO shows the figures
+
+State = tuple[int, str]  # a row's version and description
+ABSENT = (0, "")
+Ledger = dict[str, set[State]]  # for each title the states that its row may be in
+
+
+class Writer(threading.Thread):
+    """A client that creates items and changes them, one request after the other. Each title is sent once.
+
+    Once acknowledged, a row has one state in the ledger. A request that was not adds another: it may have been kept.
+    """
+
+    def __init__(self, name: str, server: Server) -> None:
+        super().__init__(name=name, daemon=True)
+        self.http = server.client(timeout=15)
+        self.http.headers["Authorization"] = server.http.headers["Authorization"]
+        self.me = server.http.get("/users/me").json()["id"]
+        self.ledger: Ledger = {}
+        self.seen: Counter[str] = Counter()
+        self.acknowledged_at = 0.0
+        self.is_stopped = threading.Event()
+
+    def run(self) -> None:
+        number = 0
+        while not self.is_stopped.is_set():
+            number += 1
+            self.write(f"{self.name} {number}", "/items" if number % 2 else f"/users/{self.me}/items")
+        self.http.close()
+
+    def write(self, title: str, path: str) -> None:
+        """Create an item, by a verb or in a transaction, and change it twice, as long as it is acknowledged."""
+        self.ledger[title] = {ABSENT}
+        row = self.send("POST", path, title, {"title": title, "description": "new"})
+        for description in ("changed", "changed again"):
+            if row:
+                row = self.send("PATCH", f"/items/{row['id']}", title, {"description": description})
+
+    def send(self, method: str, path: str, title: str, data: dict[str, str]) -> dict[str, object] | None:
+        """The row, if this was acknowledged."""
+        before = self.ledger[title]
+        self.ledger[title] = before | {(version + 1, data["description"]) for version, _ in before}
+        try:
+            answer = self.http.request(method, path, json=data)
+        except httpx.TimeoutException:
+            self.seen["no answer in 15 seconds"] += 1
+        except httpx.TransportError:
+            self.seen["cut off"] += 1
+        else:
+            # A refusal must say when to come back.
+            self.seen[f"{answer.status_code}{' later' * ('Retry-After' in answer.headers)}"] += 1
+            if answer.is_success:
+                row: dict[str, object] = answer.json()
+                self.ledger[title] = {(row["version"], row["description"])}
+                self.acknowledged_at = time.monotonic()
+                return row
+        time.sleep(0.02)
+        return None
+
+
+@contextmanager
+def writing(writers: list[Writer]) -> Iterator[None]:
+    """They write for as long as it lasts, each at least one row."""
+    for writer in writers:
+        writer.start()
+    try:
+        wait_for(writers)
+        yield
+    finally:
+        for writer in writers:
+            writer.is_stopped.set()
+        for writer in writers:
+            writer.join()
+
+
+def wait_for(writers: list[Writer]) -> None:
+    """Until each of them was acknowledged something from now on."""
+    now = time.monotonic()
+    while any(writer.acknowledged_at < now for writer in writers):
+        assert time.monotonic() < now + 20, [writer.seen for writer in writers]
+        time.sleep(0.01)
+
+
+def a_moment() -> None:
+    time.sleep(random.uniform(0, 0.3))  # noqa: S311  # nothing secret
+
+
+def compare(engine: Engine, ledger: Ledger) -> dict[str, int]:
+    """What became of the rows of `ledger`, and of no others."""
+    kept: dict[str, list[State]] = {}
+    for title, version, description in sql(engine, "SELECT title, version, description FROM items"):
+        kept.setdefault(title, []).append((version, description))
+    acknowledged = [title for title, states in ledger.items() if ABSENT not in states]
+    return {
+        "acknowledged": len(acknowledged),
+        "lost": sum(not set(kept.get(title, [ABSENT])) <= ledger[title] for title in ledger),
+        "doubled": sum(len(states) > 1 for states in kept.values()),
+        "unknown": len(kept.keys() - ledger.keys()),
+    }
+
+
+def test_what_was_acknowledged_survives_the_servers(tmp_path: Path, full: bool):
+    """Two servers on one database. One of them is killed in mid-write, or both at once, and started again."""
+    ledger: Ledger = {}
+    seen: Counter[str] = Counter()
+    with ExitStack() as stack:
+        url = stack.enter_context(empty_database(tmp_path, "crash"))
+        migrations.upgrade(url)
+        engine = create_session_engine(url)
+        stack.callback(engine.dispose)
+
+        def serve() -> Server:
+            server = Server(tmp_path, settings_for(url) | {"ACCESS_TOKEN_MINUTES": "60"})
+            stack.callback(server.close)
+            return server
+
+        servers = [serve(), serve()]
+        sign_up(servers[0].is_up())
+        for number in range(50 if full else 4):
+            for server in servers:
+                assert server.is_up().log_in("ann").status_code == 200
+            writers = [Writer(f"{number} {n}", servers[n % 2]) for n in range(WRITERS)]
+            with writing(writers):
+                a_moment()
+                killed = servers if number % 2 else servers[:1]
+                for server in killed:
+                    server.kill()
+                a_moment()
+            survivors = [writer for n, writer in enumerate(writers) if servers[n % 2] not in killed]
+            assert all(writer.seen.keys() <= {"200", "201"} for writer in survivors)
+            servers = [serve() if server in killed else server for server in servers]
+            for server in servers:
+                server.is_up()
+            for writer in writers:
+                ledger |= writer.ledger
+                seen += writer.seen
+            figures = compare(engine, ledger)
+            assert figures == {"acknowledged": figures["acknowledged"], "lost": 0, "doubled": 0, "unknown": 0}
+            if not POSTGRES:
+                assert sql(engine, "PRAGMA integrity_check") == [("ok",)]
+            # Else ours would hold SQLite's log open, and nobody would have to recover it.
+            engine.dispose()
+        assert seen.keys() == {"200", "201", "cut off"}
+        log.info("%s, of %s", figures, dict(seen))
+
+
+def sign_up(server: Server) -> None:
+    body = {"username": "ann", "email": "ann@example.com", "password": PASSWORD}
+    assert server.http.post("/users", json=body).status_code == 201
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Cluster]:
+    with cluster() as started:
+        migrations.upgrade(started.url)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(postgres: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The app on that cluster. It is never started again."""
+    server = Server(tmp_path_factory.mktemp("crash"), settings_for(postgres.url) | {"ACCESS_TOKEN_MINUTES": "60"})
+    try:
+        sign_up(server.is_up())
+        server.log_in("ann")
+        yield server
+        assert server.stop() == 0
+        assert "Traceback" not in server.said
+    finally:
+        server.close()
+
+
+def terminate(postgres: Cluster, _server: Server) -> None:
+    with engine_of(postgres) as engine:
+        sql(engine, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+
+
+def restart(postgres: Cluster, _server: Server) -> None:
+    postgres.restart()
+
+
+def crash(postgres: Cluster, server: Server) -> None:
+    postgres.kill9()
+    a_moment()
+    answer = server.http.get("/items")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    postgres.start()
+
+
+@needs_cluster
+@pytest.mark.parametrize("incident", [terminate, restart, crash])
+def test_the_server_survives_its_database(
+    postgres: Cluster, server: Server, full: bool, incident: Callable[[Cluster, Server], None]
+):
+    """It says 503 for as long as there is none, and then works as before. Nothing acknowledged is lost."""
+    ledger: Ledger = {}
+    seen: Counter[str] = Counter()
+    for number in range(50 if full else 2):
+        writers = [Writer(f"{number} {n}", server) for n in range(WRITERS)]
+        with writing(writers):
+            a_moment()
+            incident(postgres, server)
+            wait_for(writers)
+        for writer in writers:
+            ledger |= writer.ledger
+            seen += writer.seen
+    with engine_of(postgres) as engine:
+        figures = compare(engine, ledger)
+        sql(engine, "DELETE FROM items")
+    log.info("%s: %s, of %s", incident.__name__, figures, dict(seen))
+    assert figures == {"acknowledged": figures["acknowledged"], "lost": 0, "doubled": 0, "unknown": 0}
+    assert seen.keys() <= {"200", "201", "503 later"}
+
+
+@contextmanager
+def engine_of(postgres: Cluster) -> Iterator[Engine]:
+    engine = create_session_engine(postgres.url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
