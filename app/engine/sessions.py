@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlmodel import Session, create_engine
 
-from app.engine.sqlite import prepare
+from app.engine.sqlite import prepare, write_json
 
 # deps.py lets no more requests in than this, so the pool is never waited for.
 SESSIONS = 5
@@ -19,7 +19,8 @@ def create_session_engine(url: str) -> Engine:
     options["hide_parameters"] = True  # an error in the log must not hold what was written
     if not url.startswith("sqlite"):
         return create_engine(url, **options, connect_args={"options": SERVER_TIMEOUTS, "connect_timeout": 5})
-    engine = create_engine(url, **options, connect_args={"timeout": 5, "check_same_thread": False})
+    options |= {"json_serializer": write_json, "connect_args": {"timeout": 5, "check_same_thread": False}}
+    engine = create_engine(url, **options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

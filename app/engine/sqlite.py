@@ -1,10 +1,12 @@
 """SQLite on the event loop: a statement takes microseconds, a thread a hundred. The loop never waits for a lock."""
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Dialect
@@ -19,7 +21,9 @@ PATIENCE = 5.0  # seconds to wait for somebody else's lock
 # WAL: readers and the writer don't wait for each other.
 # SQLite ignores foreign keys unless every connection asks for them.
 PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
-DIALECT: Dialect = sqlite_dialect(paramstyle="qmark")
+# SQLite compares JSON as text: the same object must be the same text.
+write_json = partial(json.dumps, sort_keys=True, allow_nan=False)
+DIALECT: Dialect = sqlite_dialect(paramstyle="qmark", json_serializer=write_json)
 
 
 class SQLite:

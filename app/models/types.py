@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, JsonValue, PlainSerializer
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, JsonValue, PlainSerializer, WithJsonSchema
 from sqlalchemy import JSON, Enum
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -29,8 +29,9 @@ def decode(value: object) -> object:
 
 Base64 = Annotated[
     bytes,
-    BeforeValidator(decode, json_schema_input_type=str),
+    BeforeValidator(decode),
     PlainSerializer(lambda value: base64.b64encode(value).decode(), when_used="json"),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
 ]
 
 
