@@ -31,6 +31,16 @@ if POSTGRES and not (make_url(POSTGRES).database or "").endswith("_test"):
     pytest.exit("TEST_DATABASE_URL must name a database that ends in _test: every test empties it.", returncode=1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="Long tests at their full length.")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether long tests shall run at their full length."""
+    return bool(request.config.getoption("--full"))
+
+
 @dataclass
 class Person:
     """Somebody who talks to the API: `ann.post("/items", {"title": "one"})`."""

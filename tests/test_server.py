@@ -1,78 +1,26 @@
 """The real server in a process of its own, started as people start it, and worked with over HTTP."""
 
 import re
-import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from app.settings import ROOT
-from tests.scratch import empty_database, environment, python
+from tests.conftest import PASSWORD
+from tests.scratch import empty_database, python
+from tests.servers import CADRE, RUN, Server, free_port, settings_for
 
-CADRE = ["-c", "from app.cli import main; main()"]  # what `python3 -m app` runs once everything is installed
-KEY = "7xQ-oPz_49dVbYw2LmKJhTRsE0aNcUfG8iXyZ1CqW5tDnBvM"
-PASSWORD = "four plain words together"
 NOT_MIGRATED = "The database is not at the newest migration. Run: python3 -m app migrate"
-
-
-class Server:
-    """A server process. What it says is in `said`, once it has ended."""
-
-    def __init__(self, folder: Path, arguments: list[str], settings: dict[str, str]) -> None:
-        self.port = free_port()
-        self.log = folder / f"server-{self.port}.log"
-        arguments = [argument.format(port=self.port) for argument in arguments]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *arguments], cwd=ROOT, env=environment(**settings), stdout=log, stderr=log
-            )
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=10, trust_env=False)
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def is_up(self) -> "Server":
-        for _ in range(600):
-            assert self.process.poll() is None, self.said
-            try:
-                self.http.get("/items")
-            except httpx.ConnectError:
-                time.sleep(0.05)
-            else:
-                return self
-        raise AssertionError(f"Not up after 30 seconds: {self.said}")
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
-
-    def close(self) -> None:
-        self.http.close()
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)
-
-    def log_in(self, username: str, password: str = PASSWORD) -> httpx.Response:
-        answer = self.http.post("/token", data={"username": username, "password": password})
-        if answer.status_code == 200:
-            self.http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-        return answer
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A development machine with an empty database."""
     with empty_database(tmp_path, "server") as url:
-        yield {"DATABASE_URL": url, "ENVIRONMENT": "development", "SECRET_KEY": KEY, "BCRYPT_ROUNDS": "4"}
+        yield settings_for(url, "development")
 
 
 @pytest.fixture
@@ -81,8 +29,7 @@ def serve(tmp_path: Path, settings: dict[str, str]) -> Iterator[Callable[..., Se
     with ExitStack() as stack:
 
         def start(*arguments: str, **changed: str) -> Server:
-            command = list(arguments) or [*CADRE, "run", "--no-reload", "--port", "{port}"]
-            server = Server(tmp_path, command, settings | changed)
+            server = Server(tmp_path, settings | changed, arguments or RUN)
             stack.callback(server.close)
             return server
 
@@ -93,12 +40,6 @@ def serve(tmp_path: Path, settings: dict[str, str]) -> Iterator[Callable[..., Se
 def cadre(settings: dict[str, str]) -> Callable[..., Any]:
     """Run another command: `cadre("demo")`."""
     return lambda *arguments, **changed: python(*CADRE, *arguments, **(settings | changed))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def printed_passwords(said: str) -> list[str]:
