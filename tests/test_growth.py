@@ -71,7 +71,7 @@ class Grown:
         self._driver: Any = connection.connection.driver_connection
 
     def plan(self, statement: Statement, values: dict[str, Any]) -> dict[str, str]:
-        """How each table is reached: by "id", by an index, or by a "scan" of it all. And a "sort" if rows are sorted."""
+        """How each table is reached: by "id", an index, or a "scan" of it all. And a "sort" where rows are sorted."""
         found = (_postgres_plan if POSTGRES else _sqlite_plan)(self._explain(statement, values))
         return {
             table: re.sub(r"^pk_\w+", "id", re.sub(r"^(uq|sqlite_autoindex)_\w+", "unique", how))
