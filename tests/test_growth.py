@@ -58,8 +58,8 @@ PLANS: list[tuple[str, tuple[Any, ...], tuple[str | None, ...]]] = [
     ("delete", (True,), ("id", "id", "id")),
 ]
 
-
 MB = 2**20
+# What a round of ask() is answered.
 ANSWERS = [201, 200, 400, 200, 200, 200, 422, 422, 404, 404, 401, 401, 403, 405, 204, 404]
 
 
