@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, create_engine
 
-from app.engine.sqlite import STEPS, prepare
+from app.engine.sqlite import STEPS, prepare, write_json
 
 # deps.py lets no more requests in than this, so the pool is never waited for.
 SESSIONS = 5
@@ -24,7 +24,8 @@ def create_session_engine(url: str, *, pgbouncer: bool = False) -> Engine:
     if not url.startswith("sqlite"):
         pooled = {"prepare_threshold": None} if pgbouncer else {"options": SERVER_TIMEOUTS}
         return create_engine(url, **options, connect_args={**pooled, "connect_timeout": 5})
-    engine = create_engine(url, **options, connect_args={"timeout": 5, "check_same_thread": False})
+    options |= {"json_serializer": write_json, "connect_args": {"timeout": 5, "check_same_thread": False}}
+    engine = create_engine(url, **options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     event.listen(engine, "before_cursor_execute", _set_deadline)

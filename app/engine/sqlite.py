@@ -4,11 +4,13 @@ What takes longer is interrupted, and begun anew in a thread; what takes too lon
 """
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Dialect
@@ -27,7 +29,9 @@ CHECKPOINT = 1000  # changed rows after which the write-ahead log goes into the 
 # WAL: readers and the writer don't wait for each other.
 # SQLite ignores foreign keys unless every connection asks for them.
 PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
-DIALECT: Dialect = sqlite_dialect(paramstyle="qmark")
+# SQLite compares JSON as text: the same object must be the same text.
+write_json = partial(json.dumps, sort_keys=True, allow_nan=False)
+DIALECT: Dialect = sqlite_dialect(paramstyle="qmark", json_serializer=write_json)
 
 
 class SQLite:

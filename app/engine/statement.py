@@ -76,11 +76,7 @@ class Database(Runs, Protocol):
 def hydrator(model: type[Model], columns: list[Column[Any]], dialect: Dialect) -> Callable[[Row], Model]:
     """From a row to a model, without validation: the database only holds what was validated on its way in."""
     names = tuple(column.name for column in columns)
-    processors = [
-        (column.name, process)
-        for column in columns
-        if (process := column.type.dialect_impl(dialect).result_processor(dialect, _wire_type(column)))
-    ]
+    processors = [(column.name, process) for column in columns if (process := _processor(column, dialect))]
     new, fields_set = object.__new__, set(names)
     # pydantic keeps these three in slots: their setters are three times as quick as setattr.
     slots: Any = BaseModel
@@ -103,6 +99,14 @@ def hydrator(model: type[Model], columns: list[Column[Any]], dialect: Dialect) -
 
 def _as_is(value: object) -> object:
     return value
+
+
+def _processor(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    process = column.type.dialect_impl(dialect).result_processor(dialect, _wire_type(column))
+    if process is None and isinstance(column.type, Float) and dialect.name == "sqlite":
+        # SQLite keeps a whole number of a REAL column as an integer, and RETURNING says so.
+        return lambda value: None if value is None else float(value)
+    return process
 
 
 def _wire_type(column: Column[Any]) -> int | None:
