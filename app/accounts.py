@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, func, select
 
 from app.crud import machine_tokens, standing, transaction, users
 from app.engine.caller import Caller
+from app.engine.hashing import Hasher
 from app.engine.statement import Statement
 from app.engine.waiting import retried
 from app.errors import CannotStart, Clash, Forbidden, Missing, NoToken, Stale, Unauthenticated, Unavailable
@@ -24,7 +25,7 @@ from app.models import (
     UserUpdate,
 )
 from app.models.user import fold
-from app.security import Hasher, Identity, hash_machine_token, new_machine_token, new_security_stamp
+from app.security import Identity, hash_machine_token, new_machine_token, new_security_stamp
 
 # Every statement of this file: compiled once, run on whichever database is asked.
 _user, _token = User.__table__.c, MachineToken.__table__.c

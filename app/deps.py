@@ -11,12 +11,12 @@ from sqlmodel import Session
 
 from app import accounts, crud
 from app.engine import caller as engine
+from app.engine.hashing import Hasher as PasswordHasher
 from app.engine.sessions import open_session
 from app.engine.waiting import place
 from app.errors import Unauthenticated, Unavailable
 from app.models import UserRead
 from app.models.base import Row
-from app.security import Hasher as PasswordHasher
 from app.security import read_access_token
 from app.settings import Settings as AllSettings
 

@@ -11,11 +11,11 @@ from app import pages, problems
 from app.deps import require_writable
 from app.engine import dispatch
 from app.engine.database import connect
+from app.engine.hashing import Hasher
 from app.engine.sessions import SESSIONS, create_session_engine
 from app.middleware import CatchAll, Envelope
 from app.problems import documented
 from app.routers import api, health, token
-from app.security import Hasher
 from app.settings import Settings, get_settings
 from app.start import prepare
 

@@ -8,8 +8,8 @@ from app import accounts
 from app.engine import migrations
 from app.engine.caller import Caller
 from app.engine.database import connect
+from app.engine.hashing import Hasher
 from app.errors import CannotStart
-from app.security import Hasher
 from app.settings import Settings
 
 
