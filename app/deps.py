@@ -76,9 +76,9 @@ async def require_superuser(caller: Caller) -> None:
     await accounts.require_superuser(caller)
 
 
-async def require_writable(request: Request, settings: Settings) -> None:
-    """The global guard: with READ_ONLY set, whatever writes is answered 503. Logging in goes on."""
-    if settings.read_only and request.method not in ("GET", "HEAD") and request.scope["route"].name != "log_in":
+async def require_writable(request: Request) -> None:
+    """The global guard while READ_ONLY is set: whatever writes is answered 503. Logging in goes on."""
+    if request.method not in ("GET", "HEAD") and request.scope["route"].name != "log_in":
         raise Unavailable("Cadre is read-only for a while. Reading works.", retry_after=60)
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import Column, Dialect, Float, Numeric
 from sqlalchemy.sql import ClauseElement, Delete, Insert, Update
 from sqlmodel import SQLModel
+from sqlmodel.sql.sqltypes import UTCDateTime
 
 Model = TypeVar("Model", bound=SQLModel)
 Row = tuple[Any, ...]
@@ -102,11 +104,22 @@ def _as_is(value: object) -> object:
 
 
 def _processor(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    if isinstance(column.type, UTCDateTime):
+        # As SQLModel has it, without the three calls it takes.
+        return _utc_from_text if dialect.name == "sqlite" else _utc
     process = column.type.dialect_impl(dialect).result_processor(dialect, _wire_type(column))
     if process is None and isinstance(column.type, Float) and dialect.name == "sqlite":
         # SQLite keeps a whole number of a REAL column as an integer, and RETURNING says so.
         return lambda value: None if value is None else float(value)
     return process
+
+
+def _utc_from_text(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(f"{value}+00:00")
+
+
+def _utc(value: datetime | None) -> datetime | None:
+    return None if value is None else value.astimezone(UTC)
 
 
 def _wire_type(column: Column[Any]) -> int | None:
