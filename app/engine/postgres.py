@@ -22,7 +22,7 @@ from app.errors import Overtaken, Unavailable
 
 OUTDATED = ("0A000", "26000")  # "cached plan must not change result type", "prepared statement does not exist"
 OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
-STATEMENT_LIMIT = 10.0  # seconds, the wait for a connection included
+STATEMENT_LIMIT = 10.0  # seconds; the server has a limit of its own, but one that is frozen does not keep it
 PREPARED = 500  # statements that one connection keeps ready
 SERVER_TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s"
 DIALECT: Dialect = psycopg_dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # as it comes
@@ -44,32 +44,37 @@ class Postgres:
 
     @waiting.retried
     async def run(self, statement: Statement, values: Values) -> list[Row]:
+        connection = await self._take()
         try:
-            # The server has a limit of its own, but one that is frozen does not keep it.
-            async with asyncio.timeout(STATEMENT_LIMIT), self._connection() as connection:
-                return await connection.run(statement, values)
-        except TimeoutError:
-            raise Unavailable(TOO_LONG) from None
+            return await connection.run(statement, values)
+        finally:
+            self._give_back(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Runs]:
-        async with self._connection() as connection:
+        connection = await self._take()
+        try:
             await connection.command(b"BEGIN")
             transaction = Transaction(DIALECT, connection.run)
             async with hold(transaction, commit=connection.commit, rollback=connection.rollback) as db:
                 yield db
+        finally:
+            self._give_back(connection)
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator["Connection"]:
-        async with waiting.place(self._places):
-            connection = self._idle.pop() if self._idle else await self._connect()
-            try:
-                yield connection
-            finally:
-                if connection.is_idle:
-                    self._idle.append(connection)
-                else:
-                    connection.close()  # broken, or cancelled in mid-query
+    async def _take(self) -> "Connection":
+        await waiting.acquire(self._places)
+        try:
+            return self._idle.pop() if self._idle else await self._connect()
+        except BaseException:
+            self._places.release()
+            raise
+
+    def _give_back(self, connection: "Connection") -> None:
+        self._places.release()
+        if connection.is_idle:
+            self._idle.append(connection)
+        else:
+            connection.close()  # broken, or cancelled in mid-query
 
     async def _connect(self) -> "Connection":
         # PgBouncer lends a server's connection for one transaction: what was prepared, or set, is somebody else's then.
@@ -97,6 +102,7 @@ class Connection:
         self._prepares, self._names = prepares, 0
         self._prepared: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._answer: asyncio.Future[pq.abc.PGresult] | None = None
+        self._ready: asyncio.Future[None] | None = None
         self._last: pq.abc.PGresult | None = None
         self._loop = asyncio.get_running_loop()
         self._pg.nonblocking = 1
@@ -172,11 +178,14 @@ class Connection:
 
     async def _result(self) -> pq.abc.PGresult:
         self._answer = self._loop.create_future()
+        # asyncio.timeout() would cost as much as half of the rest.
+        timer = self._loop.call_later(STATEMENT_LIMIT, self._give_up)
         try:
             while self._pg.flush():
                 await self._writable()
             result = await self._answer
         finally:
+            timer.cancel()
             self._answer = None
         if result.status in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
             return result
@@ -184,12 +193,19 @@ class Connection:
 
     async def _writable(self) -> None:
         """The socket's buffer is full: wait until the server has taken some."""
-        ready = self._loop.create_future()
-        self._loop.add_writer(self._socket, ready.set_result, None)
+        self._ready = self._loop.create_future()
+        self._loop.add_writer(self._socket, self._ready.set_result, None)
         try:
-            await ready
+            await self._ready
         finally:
             self._loop.remove_writer(self._socket)
+            self._ready = None
+
+    def _give_up(self) -> None:
+        """The limit is over: whoever waits is told so, and the connection, which is not idle, will be closed."""
+        waited_for = self._ready or self._answer
+        if waited_for and not waited_for.done():
+            waited_for.set_exception(Unavailable(TOO_LONG))
 
     def _read(self) -> None:
         """Called whenever the server has said something; also while idle, so that a dead one is noticed at once."""

@@ -20,15 +20,23 @@ T = TypeVar("T")
 @asynccontextmanager
 async def place(places: asyncio.Lock | asyncio.Semaphore) -> AsyncIterator[None]:
     """One of `places`, for as long as the block lasts. Raises Unavailable if none is free within PATIENCE seconds."""
+    await acquire(places)
+    try:
+        yield
+    finally:
+        places.release()
+
+
+async def acquire(places: asyncio.Lock | asyncio.Semaphore) -> None:
+    """One of `places`, to be released by the caller. Raises Unavailable if none is free within PATIENCE seconds."""
+    if not places.locked():
+        await places.acquire()  # at once: a timeout would cost more than all the rest
+        return
     try:
         async with asyncio.timeout(PATIENCE):
             await places.acquire()
     except TimeoutError:
         raise Unavailable(BUSY) from None
-    try:
-        yield
-    finally:
-        places.release()
 
 
 def retried(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
