@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
-from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
+from fastapi.security import OAuth2PasswordBearer
+from fastapi.security.base import SecurityBase
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlmodel import Session
 
@@ -23,9 +24,12 @@ from app.settings import Settings as AllSettings
 Created = TypeVar("Created", bound=Row)
 
 bearer = OAuth2PasswordBearer("/api/v1/token", scheme_name="Login", auto_error=False)
-machine = APIKeyHeader(
-    name="X-Token", scheme_name="MachineToken", auto_error=False, description="For programs: `python3 -m app token`."
-)
+MACHINE_TOKEN = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "X-Token",
+    "description": "For programs: `python3 -m app token`.",
+}
 
 
 async def get_settings(request: Request) -> AllSettings:
@@ -42,26 +46,29 @@ async def get_application(request: Request) -> engine.Caller:
     return engine.Caller(request.app.state.database)
 
 
-async def get_caller(
-    request: Request,
-    token: Annotated[str | None, Depends(bearer)],
-    machine_token: Annotated[str | None, Depends(machine)],
-) -> engine.Caller:
-    """The verified token, which costs no SQL: whether it still holds, each verb's statement asks for itself."""
-    state = request.app.state
-    if token:
-        key = state.settings.secret_key.get_secret_value()
-        return engine.Caller(state.database, read_access_token(token, key=key))
-    if machine_token:
-        identity = await accounts.identify_machine(engine.Caller(state.database), machine_token)
-        return engine.Caller(state.database, identity)
-    raise Unauthenticated("Log in first: send a token.", error=None)
+class Credentials(SecurityBase):
+    """The verified token, which costs no SQL: whether it still holds, each verb's statement asks for itself.
+
+    One dependency for both kinds of token: FastAPI takes 20 us to solve one.
+    """
+
+    model, scheme_name = bearer.model, bearer.scheme_name
+
+    async def __call__(self, request: Request) -> engine.Caller:
+        state = request.app.state
+        if token := await bearer(request):
+            key = state.settings.secret_key.get_secret_value()
+            return engine.Caller(state.database, read_access_token(token, key=key))
+        if machine_token := request.headers.get("X-Token"):
+            identity = await accounts.identify_machine(engine.Caller(state.database), machine_token)
+            return engine.Caller(state.database, identity)
+        raise Unauthenticated("Log in first: send a token.", error=None)
 
 
 Settings = Annotated[AllSettings, Depends(get_settings)]
 Hasher = Annotated[PasswordHasher, Depends(get_hasher)]
 Application = Annotated[engine.Caller, Depends(get_application)]  # for routes that anybody may call
-Caller = Annotated[engine.Caller, Depends(get_caller)]
+Caller = Annotated[engine.Caller, Depends(Credentials())]
 
 
 async def get_current_user(caller: Caller) -> UserRead:
@@ -127,3 +134,12 @@ def get_session(
 # For plain `def` routes, as in SQLModel's tutorial; docs/engine.md shows one. Closed before the response leaves, and
 # never more at once than the pool has connections: a request waits outside the thread pool, where it blocks nobody.
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
+
+
+def document_machine_tokens(schema: dict[str, Any]) -> None:
+    """Say in the OpenAPI document that wherever a login is asked for, a machine token will do."""
+    schema["components"]["securitySchemes"]["MachineToken"] = MACHINE_TOKEN
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            if "security" in operation:
+                operation["security"] = [{"Login": []}, {"MachineToken": []}]

@@ -58,21 +58,19 @@ async def on_invalid(_request: Request, error: RequestValidationError) -> Respon
 
 
 def install(app: FastAPI) -> None:
-    """Answer every refusal of `app` like this, and say so in its OpenAPI document."""
+    """Answer every refusal of `app` like this."""
     for kind in (errors.Refusal, DBAPIError, StaleDataError, PoolTimeout):
         app.add_exception_handler(kind, on_refusal)
     app.add_exception_handler(HTTPException, on_http_exception)  # type: ignore[arg-type]  # as Starlette types it
     app.add_exception_handler(RequestValidationError, on_invalid)  # type: ignore[arg-type]  # as Starlette types it
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    schema = FastAPI.openapi(app)  # which keeps it
+def document(schema: dict[str, Any]) -> None:
+    """Say in the OpenAPI document which media type that is."""
     for path in schema["paths"].values():
         for operation in path.values():
             for answered in operation["responses"].values():
                 _as_problem(answered.get("content", {}))
-    return schema
 
 
 def _refusal_of(error: Exception) -> errors.Refusal | None:
