@@ -81,16 +81,17 @@ def create_app(settings: Settings) -> FastAPI:
     pages.install(app)
     problems.install(app)
     app.add_middleware(CatchAll)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=settings.cors_origins,
-        allow_origin_regex=settings.cors_origin_regex,
-        allow_credentials=settings.cors_credentials,
-        allow_methods=settings.cors_methods,
-        allow_headers=settings.cors_headers,
-        expose_headers=EXPOSED,
-        max_age=settings.cors_max_age,
-    )
+    if settings.cors_origins or settings.cors_origin_regex:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_origin_regex=settings.cors_origin_regex,
+            allow_credentials=settings.cors_credentials,
+            allow_methods=settings.cors_methods,
+            allow_headers=settings.cors_headers,
+            expose_headers=EXPOSED,
+            max_age=settings.cors_max_age,
+        )
     app.add_middleware(Envelope)  # added last: outermost
     dispatch.install(app, at_once=settings.concurrent_requests, ungated=health.PATHS)
     return app

@@ -302,7 +302,7 @@ async def test_the_loop_goes_on_and_readers_read_while_another_program_holds_the
 @awaited
 async def test_whoever_waits_too_long_for_another_programs_lock_is_told_to_come_back(world: World, set_limit: Any):
     set_limit("PATIENCE", 0.3)
-    set_limit("SERVER_TIMEOUTS", "-c lock_timeout=300ms")
+    set_limit("SERVER_SETTINGS", "-c TimeZone=UTC -c lock_timeout=300ms")
     if POSTGRES:
         await world.db.close()  # only the connections to come are so impatient
     begun = time.monotonic()

@@ -24,7 +24,10 @@ OUTDATED = ("0A000", "26000")  # "cached plan must not change result type", "pre
 OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 STATEMENT_LIMIT = 10.0  # seconds; the server has a limit of its own, but one that is frozen does not keep it
 PREPARED = 500  # statements that one connection keeps ready
-SERVER_TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s"
+# With any other time zone psycopg would give instants in that one.
+SERVER_SETTINGS = (
+    "-c TimeZone=UTC -c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s"
+)
 DIALECT: Dialect = psycopg_dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # as it comes
 
 
@@ -78,11 +81,13 @@ class Postgres:
 
     async def _connect(self) -> "Connection":
         # PgBouncer lends a server's connection for one transaction: what was prepared, or set, is somebody else's then.
-        options: dict[str, Any] = {} if self._pgbouncer else {"options": SERVER_TIMEOUTS}
+        options: dict[str, Any] = {} if self._pgbouncer else {"options": SERVER_SETTINGS}
         try:
             connection = await psycopg.AsyncConnection.connect(
                 self._url, autocommit=True, connect_timeout=5, tcp_user_timeout=10_000, **options
             )
+            if self._pgbouncer:
+                await connection.execute("SET TimeZone TO 'UTC'")  # one of the few that PgBouncer keeps for its client
         except psycopg.Error as error:
             raise Unavailable(GONE) from error
         return Connection(connection, self._idle, prepares=not self._pgbouncer)

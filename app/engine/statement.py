@@ -1,8 +1,9 @@
 """A SQLModel expression, compiled once for each database: its SQL, how values go in, how rows come out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -75,26 +76,36 @@ class Database(Runs, Protocol):
     async def close(self) -> None: ...
 
 
-def hydrator(model: type[Model], columns: list[Column[Any]], dialect: Dialect) -> Callable[[Row], Model]:
-    """From a row to a model, without validation: the database only holds what was validated on its way in."""
+def hydrator(
+    model: type[Model], columns: list[Column[Any]], dialect: Dialect
+) -> Callable[[Sequence[Row]], list[Model]]:
+    """From rows to models, without validation: the database only holds what was validated on its way in."""
     names = tuple(column.name for column in columns)
-    processors = [(column.name, process) for column in columns if (process := _processor(column, dialect))]
+    processors = [
+        (place, process) for place, column in enumerate(columns) if (process := _processor(column, dialect)) is not None
+    ]
     new, fields_set = object.__new__, set(names)
     # pydantic keeps these three in slots: their setters are three times as quick as setattr.
     slots: Any = BaseModel
     put_fields_set = slots.__pydantic_fields_set__.__set__
     put_extra, put_private = slots.__pydantic_extra__.__set__, slots.__pydantic_private__.__set__
 
-    def hydrate(row: Row) -> Model:
-        instance = new(model)
-        values = instance.__dict__
-        values.update(zip(names, row, strict=True))
-        for name, process in processors:
-            values[name] = process(values[name])
-        put_fields_set(instance, fields_set)
-        put_extra(instance, None)
-        put_private(instance, None)
-        return instance
+    def hydrate(rows: Sequence[Row]) -> list[Model]:
+        if processors and rows:
+            # Column by column: a loop over a hundred values costs less than a hundred short loops.
+            processed: list[Sequence[Any]] = list(zip(*rows, strict=True))
+            for place, process in processors:
+                processed[place] = process(processed[place])
+            rows = list(zip(*processed, strict=True))
+        models = []
+        for row in rows:
+            instance = new(model)
+            instance.__dict__.update(zip(names, row, strict=True))
+            put_fields_set(instance, fields_set)
+            put_extra(instance, None)
+            put_private(instance, None)
+            models.append(instance)
+        return models
 
     return hydrate
 
@@ -103,23 +114,30 @@ def _as_is(value: object) -> object:
     return value
 
 
-def _processor(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+def _processor(column: Column[Any], dialect: Dialect) -> Callable[[Sequence[Any]], list[Any]] | None:
+    """For all the values of a column; None if they are right as the driver gives them."""
     if isinstance(column.type, UTCDateTime):
-        # As SQLModel has it, without the three calls it takes.
-        return _utc_from_text if dialect.name == "sqlite" else _utc
+        # As SQLModel has it, without the three calls it takes. On PostgreSQL each connection's time zone is UTC.
+        return _instants if dialect.name == "sqlite" else None
+    process: Callable[[Any], Any] | None
     process = column.type.dialect_impl(dialect).result_processor(dialect, _wire_type(column))
     if process is None and isinstance(column.type, Float) and dialect.name == "sqlite":
         # SQLite keeps a whole number of a REAL column as an integer, and RETURNING says so.
-        return lambda value: None if value is None else float(value)
-    return process
+        process = _float
+    return partial(_each, process) if process else None
 
 
-def _utc_from_text(value: str | None) -> datetime | None:
-    return None if value is None else datetime.fromisoformat(f"{value}+00:00")
+def _each(process: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
+    return [process(value) for value in values]
 
 
-def _utc(value: datetime | None) -> datetime | None:
-    return None if value is None else value.astimezone(UTC)
+def _instants(texts: Sequence[str | None]) -> list[datetime | None]:
+    read = datetime.fromisoformat
+    return [None if text is None else read(text + "+00:00") for text in texts]
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _wire_type(column: Column[Any]) -> int | None:

@@ -1,6 +1,6 @@
 """The five verbs of every entity, each one statement. What a caller may not see does not exist in any of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
@@ -39,7 +39,7 @@ class Verbs(Generic[Read]):
         """At most `limit` rows, newest first, after `skip` of them; only those whose columns `equal` what is given."""
         values = {f"equal_{name}": value for name, value in equal.items()}
         rows = await self._run(caller, "page", tuple(equal), {**values, "skip": skip, "limit": limit})
-        return list(map(self._hydrator(caller.db.dialect), rows))
+        return self._hydrator(caller.db.dialect)(rows)
 
     async def get(self, caller: Caller, row_id: int) -> Read:
         """The row. Raises Missing."""
@@ -103,7 +103,7 @@ class Verbs(Generic[Read]):
     def _one(self, caller: Caller, rows: list[Row]) -> Read:
         if not rows:
             raise Missing
-        return self._hydrator(caller.db.dialect)(rows[0])
+        return self._hydrator(caller.db.dialect)(rows)[0]
 
     def _unless_stale(self, row: Read, version: int | None) -> Read:
         if version is not None and row.version != version:  # type: ignore[attr-defined]  # every Read has one
@@ -120,7 +120,7 @@ class Verbs(Generic[Read]):
             raise TypeError(f"{self._table.name} has no column {', '.join(sorted(unknown))}.")
         return more
 
-    def _make_hydrator(self, dialect: Dialect) -> Callable[[Row], Read]:
+    def _make_hydrator(self, dialect: Dialect) -> Callable[[Sequence[Row]], list[Read]]:
         return hydrator(self._read, self._columns, dialect)
 
     # Below: how each verb is said in SQL. Done once for each shape.
