@@ -46,9 +46,11 @@ def main() -> int:
     load.refuse_without_wrk()
     allow_many_files()
     began, notes = time.monotonic(), []
-    if "fastify" in options.contenders and (reason := install_fastify()):
-        options.contenders.remove("fastify")
-        notes.append(f"Fastify is left out: {reason}")
+    if "fastify" in options.contenders:
+        say("fastify: installing it, the first time")
+        if reason := install_fastify():
+            options.contenders.remove("fastify")
+            notes.append(f"Fastify is left out: {reason}")
     if "postgresql" not in options.databases:
         notes.append("PostgreSQL is left out: it takes BENCH_DATABASE_URL or --postgres")
     data: dict[str, Any] = {
