@@ -50,6 +50,9 @@ class SQLite:
         self._checkpointing: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
+        if self._checkpointing:
+            self._checkpointing.cancel()
+            await asyncio.wait([self._checkpointing])
         for connection in (self._reader, self._long_reader, self._writer):
             connection.close()
 
