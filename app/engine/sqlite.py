@@ -5,9 +5,10 @@ What takes longer is interrupted, and begun anew in a thread; what takes too lon
 
 import asyncio
 import json
+import math
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -49,6 +50,9 @@ class SQLite:
         self._checkpointing: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
+        if self._checkpointing:
+            self._checkpointing.cancel()
+            await asyncio.wait([self._checkpointing])
         for connection in (self._reader, self._long_reader, self._writer):
             connection.close()
 
@@ -59,26 +63,26 @@ class SQLite:
             return await self._write(compiled.sql, arguments)
         if not statement.unbounded:
             with suppress(_TooLong):
-                return await self._reader.run(compiled.sql, arguments)
+                return await self._reader.run(self._reader.execute, compiled.sql, arguments)
         async with self._long_reader.alone() as connection:
-            return await connection.run(compiled.sql, arguments, in_thread=True)
+            return await connection.run(connection.execute, compiled.sql, arguments, in_thread=True)
 
     async def _write(self, sql: str, arguments: Sequence[Any]) -> list[Row]:
         try:
             if not self._writer.is_taken:
                 with suppress(_Busy, _TooLong):
-                    return self._writer.execute(sql, arguments)
+                    return self._writer.write(sql, arguments)
             async with self._writer.alone() as connection:
-                with suppress(_TooLong):  # and so undone: here every statement is a transaction of its own
-                    return await connection.run(sql, arguments)
-                return await connection.run(sql, arguments, in_thread=True)
+                with suppress(_TooLong):
+                    return await connection.run(connection.write, sql, arguments)
+                return await connection.run(connection.write, sql, arguments, in_thread=True)
         finally:
             self._checkpoint_if_due()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Runs]:
         async with self._writer.alone() as connection:
-            await connection.run("BEGIN IMMEDIATE")
+            await connection.run(connection.execute, "BEGIN IMMEDIATE")
             transaction = Transaction(DIALECT, self._run_in_transaction)
             async with hold(transaction, commit=self._commit, rollback=self._rollback) as db:
                 yield db
@@ -90,15 +94,14 @@ class SQLite:
         # A write that is interrupted takes its whole transaction along, so it gets its time at once.
         if not statement.writes and not statement.unbounded:
             with suppress(_TooLong):
-                return await self._writer.run(compiled.sql, arguments)
-        return await self._writer.run(compiled.sql, arguments, in_thread=True)
+                return await self._writer.run(self._writer.execute, compiled.sql, arguments)
+        return await self._writer.run(self._writer.execute, compiled.sql, arguments, in_thread=True)
 
     async def _commit(self) -> None:
-        await self._writer.run("COMMIT")
+        await self._writer.run(self._writer.commit)
 
     async def _rollback(self) -> None:
-        if self._writer.sqlite.in_transaction:
-            self._writer.sqlite.execute("ROLLBACK")
+        self._writer.rollback()
 
     def _checkpoint_if_due(self) -> None:
         """SQLite would do it in the middle of somebody's commit, and the loop would wait for the disk."""
@@ -109,7 +112,7 @@ class SQLite:
         try:
             # Without a writer it gets to the end of the log, so that the log begins anew and does not grow for ever.
             async with self._writer.alone() as connection:
-                await connection.run("PRAGMA wal_checkpoint(RESTART)", in_thread=True)
+                await connection.run(connection.execute, "PRAGMA wal_checkpoint(RESTART)", in_thread=True)
         except Unavailable:
             pass  # somebody else is writing, or reads what is old: next time
         finally:
@@ -170,32 +173,53 @@ class Connection:
                 raise _TooLong(TOO_LONG) from None
             raise explain(error) or error from error
 
-    async def run(self, sql: str, arguments: Sequence[Any] = (), *, in_thread: bool = False) -> list[Row]:
-        """On the loop; or `in_thread`, for whoever has the connection alone and a statement that may take long.
+    def write(self, sql: str, arguments: Sequence[Any], limit: float | None = None) -> list[Row]:
+        """`execute` as a transaction of its own: kept if it returns, and undone if it raises."""
+        # Without BEGIN the interruption may come after the commit, and what is begun anew would be done twice.
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            rows = self.execute(sql, arguments, limit)
+            self.commit()
+            return rows
+        finally:
+            self.rollback()
+
+    def commit(self) -> list[Row]:
+        return self.execute("COMMIT", limit=math.inf)
+
+    def rollback(self) -> None:
+        """Unless it is committed."""
+        while self.sqlite.in_transaction:
+            with suppress(_TooLong):  # an interruption that was meant for the statement
+                self.execute("ROLLBACK", limit=math.inf)
+
+    async def run(self, work: Callable[..., list[Row]], *arguments: object, in_thread: bool = False) -> list[Row]:
+        """`work` on the loop; or `in_thread`, for whoever has the connection alone and a statement that may take long.
 
         Another process's lock is waited for without holding up the loop: busy_timeout would sleep inside C.
         """
         deadline, pause = time.monotonic() + waiting.PATIENCE, 0.0005
         while True:
             try:
-                return await self._in_thread(sql, arguments) if in_thread else self.execute(sql, arguments)
+                return await self._in_thread(work, *arguments) if in_thread else work(*arguments)
             except _Busy:
                 if time.monotonic() > deadline:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.02)
 
-    async def _in_thread(self, sql: str, arguments: Sequence[Any]) -> list[Row]:
+    async def _in_thread(self, work: Callable[..., list[Row]], *arguments: object) -> list[Row]:
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._thread, self.execute, sql, arguments, STATEMENT_LIMIT)
+        running = loop.run_in_executor(self._thread, partial(work, *arguments, limit=STATEMENT_LIMIT))
         try:
-            return await asyncio.shield(work)
+            return await asyncio.shield(running)
         except asyncio.CancelledError:
             # Nobody waits for it any more, but the connection is not free before it has ended.
-            work.add_done_callback(lambda done: done.exception())
-            while not work.done():
+            running.add_done_callback(lambda done: done.exception())
+            while not running.done():
                 self.sqlite.interrupt()
-                await asyncio.wait([work], timeout=0.01)
+                with suppress(asyncio.CancelledError):  # once more, which changes nothing
+                    await asyncio.wait([running], timeout=0.01)
             raise
 
 
