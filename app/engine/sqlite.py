@@ -82,7 +82,7 @@ class SQLite:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Runs]:
         async with self._writer.alone() as connection:
-            await connection.run(connection.execute, "BEGIN IMMEDIATE")
+            await connection.run(connection.begin)
             transaction = Transaction(DIALECT, self._run_in_transaction)
             async with hold(transaction, commit=self._commit, rollback=self._rollback) as db:
                 yield db
@@ -162,7 +162,6 @@ class Connection:
         """Now, and for no longer than `limit` seconds."""
         self._deadline = time.monotonic() + (limit or LOOP_LIMIT)
         try:
-            # To the last row: only then has SQLite committed.
             return self.sqlite.execute(sql, arguments).fetchall()
         except OverflowError:
             raise Invalid(OUT_OF_RANGE) from None
@@ -176,13 +175,18 @@ class Connection:
     def write(self, sql: str, arguments: Sequence[Any], limit: float | None = None) -> list[Row]:
         """`execute` as a transaction of its own: kept if it returns, and undone if it raises."""
         # Without BEGIN the interruption may come after the commit, and what is begun anew would be done twice.
-        self.execute("BEGIN IMMEDIATE")
+        self.begin()
         try:
             rows = self.execute(sql, arguments, limit)
             self.commit()
             return rows
         finally:
             self.rollback()
+
+    # The clock is looked at once more after each statement, so these three would be interrupted when they are done.
+
+    def begin(self) -> list[Row]:
+        return self.execute("BEGIN IMMEDIATE", limit=math.inf)
 
     def commit(self) -> list[Row]:
         return self.execute("COMMIT", limit=math.inf)
