@@ -29,6 +29,7 @@ STEPS = 10_000  # of SQLite's virtual machine between two looks at the clock: le
 CHECKPOINT = 1000  # changed rows after which the write-ahead log goes into the file
 # WAL: readers and the writer don't wait for each other.
 # SQLite ignores foreign keys unless every connection asks for them.
+# mmap_size: SQLite's own cache of pages is void after each write by another connection; the system's is not.
 PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
 # SQLite compares JSON as text: the same object must be the same text.
 write_json = partial(json.dumps, sort_keys=True, allow_nan=False)

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
-from app.deps import Application, Caller, CurrentUser, Hasher, Paging, RowId, Settings, created, require_superuser
+from app.deps import Application, Caller, Hasher, Paging, RowId, Settings, created, require_superuser
 from app.engine.dispatch import StrictRoute
 from app.errors import Forbidden
 from app.models import ItemCreate, ItemRead, PasswordChange, UserCreate, UserRead, UserUpdate, UserWithItems
@@ -29,9 +29,9 @@ async def list_users(caller: Caller, page: Paging) -> list[UserRead]:
 
 
 @router.get("/me", responses=documented(401))
-async def read_me(user: CurrentUser) -> UserRead:
+async def read_me(caller: Caller) -> UserRead:
     """Who you are."""
-    return user
+    return await crud.users.get(caller, caller.id)
 
 
 @router.patch("/me", responses=documented(401, 403, 409))
