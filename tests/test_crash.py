@@ -1,7 +1,9 @@
 """What was acknowledged is there after a crash, and once, whichever process is killed: the app's or the database's."""
 
 import logging
+import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -21,6 +23,7 @@ from tests.scratch import empty_database
 from tests.servers import Server, settings_for, sql
 
 WRITERS = 4
+ANN = 1  # the first to sign up
 log = logging.getLogger(__name__)  # --log-cli-level=INFO shows the figures
 
 State = tuple[int, str]  # a row's version and description
@@ -36,9 +39,8 @@ class Writer(threading.Thread):
 
     def __init__(self, name: str, server: Server) -> None:
         super().__init__(name=name, daemon=True)
-        self.http = server.client(timeout=15)
+        self.http = server.client(timeout=8)
         self.http.headers["Authorization"] = server.http.headers["Authorization"]
-        self.me = server.http.get("/users/me").json()["id"]
         self.ledger: Ledger = {}
         self.seen: Counter[str] = Counter()
         self.acknowledged_at = 0.0
@@ -48,7 +50,7 @@ class Writer(threading.Thread):
         number = 0
         while not self.is_stopped.is_set():
             number += 1
-            self.write(f"{self.name} {number}", "/items" if number % 2 else f"/users/{self.me}/items")
+            self.write(f"{self.name} {number}", "/items" if number % 2 else f"/users/{ANN}/items")
         self.http.close()
 
     def write(self, title: str, path: str) -> None:
@@ -66,7 +68,7 @@ class Writer(threading.Thread):
         try:
             answer = self.http.request(method, path, json=data)
         except httpx.TimeoutException:
-            self.seen["no answer in 15 seconds"] += 1
+            self.seen["no answer in 8 seconds"] += 1
         except httpx.TransportError:
             self.seen["cut off"] += 1
         else:
@@ -198,6 +200,14 @@ def terminate(postgres: Cluster, _server: Server) -> None:
         sql(engine, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
 
 
+def lose_a_process(postgres: Cluster, _server: Server) -> None:
+    """As when memory runs out. PostgreSQL then ends all the others too, and recovers."""
+    with engine_of(postgres) as engine:
+        clients = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        os.kill(sql(engine, clients)[0][0], signal.SIGKILL)
+    time.sleep(0.3)  # until it has noticed
+
+
 def restart(postgres: Cluster, _server: Server) -> None:
     postgres.restart()
 
@@ -211,13 +221,15 @@ def crash(postgres: Cluster, server: Server) -> None:
 
 
 @needs_cluster
-@pytest.mark.parametrize("incident", [terminate, restart, crash])
+@pytest.mark.parametrize("incident", [terminate, lose_a_process, restart, crash])
 def test_the_server_survives_its_database(
     postgres: Cluster, server: Server, full: bool, incident: Callable[[Cluster, Server], None]
 ):
     """It says 503 for as long as there is none, and then works as before. Nothing acknowledged is lost."""
     ledger: Ledger = {}
     seen: Counter[str] = Counter()
+    with engine_of(postgres) as engine:
+        sql(engine, "DELETE FROM items")
     for number in range(50 if full else 2):
         writers = [Writer(f"{number} {n}", server) for n in range(WRITERS)]
         with writing(writers):
@@ -229,7 +241,6 @@ def test_the_server_survives_its_database(
             seen += writer.seen
     with engine_of(postgres) as engine:
         figures = compare(engine, ledger)
-        sql(engine, "DELETE FROM items")
     log.info("%s: %s, of %s", incident.__name__, figures, dict(seen))
     assert figures == {"acknowledged": figures["acknowledged"], "lost": 0, "doubled": 0, "unknown": 0}
     assert seen.keys() <= {"200", "201", "503 later"}
