@@ -1,13 +1,14 @@
 """What Alembic runs for every command: the metadata of the models, and the database of the settings."""
 
 from alembic.autogenerate.api import AutogenContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Enum
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString
 
 import app.models  # noqa: F401  # every table, so that autogenerate can see it
 from alembic import context
 from app.engine.migrations import connect
+from app.models.types import JsonColumn
 from app.settings import get_settings
 
 
@@ -19,6 +20,12 @@ def render_item(kind: str, item: object, autogen: AutogenContext) -> str | bool:
         return f"sa.String(length={item.length})" if item.length else "sa.String()"
     if type(item).__name__ == "UTCDateTime":
         return "sa.DateTime(timezone=True)"
+    if isinstance(item, Enum) and not item.native_enum:
+        return f"sa.String(length={item.length})"
+    if item is JsonColumn:
+        # Alembic's own words for it, written beside SQLite, lack an import.
+        autogen.imports.add("from sqlalchemy.dialects import postgresql")
+        return "sa.JSON().with_variant(postgresql.JSONB(), 'postgresql')"
     return False
 
 

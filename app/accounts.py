@@ -9,7 +9,9 @@ from sqlalchemy import bindparam, func, select
 
 from app.crud import machine_tokens, standing, transaction, users
 from app.engine.caller import Caller
+from app.engine.hashing import Hasher
 from app.engine.statement import Statement
+from app.engine.waiting import retried
 from app.errors import CannotStart, Clash, Forbidden, Missing, NoToken, Stale, Unauthenticated, Unavailable
 from app.models import (
     Item,
@@ -23,7 +25,7 @@ from app.models import (
     UserUpdate,
 )
 from app.models.user import fold
-from app.security import Hasher, Identity, hash_machine_token, new_machine_token, new_security_stamp
+from app.security import Identity, hash_machine_token, new_machine_token, new_security_stamp
 
 # Every statement of this file: compiled once, run on whichever database is asked.
 _user, _token = User.__table__.c, MachineToken.__table__.c
@@ -44,7 +46,8 @@ _COUNTS = Statement(
         select(func.count()).select_from(User).where(_user.is_active).scalar_subquery(),
         select(func.count()).select_from(User).where(_user.is_superuser).scalar_subquery(),
         select(func.count()).select_from(Item).scalar_subquery(),
-    )
+    ),
+    unbounded=True,
 )
 
 
@@ -73,7 +76,8 @@ class Counts(BaseModel):
 async def register(application: Caller, hasher: Hasher, data: UserCreate, *, is_superuser: bool = False) -> UserRead:
     """A new account. Raises Clash if its name or address is taken."""
     # Hashed before the database is asked for anything: nobody waits for a lock meanwhile.
-    hashed = await hasher.hash(data.password.get_secret_value())
+    with hasher.place():
+        hashed = await hasher.hash(data.password.get_secret_value())
     return await users.create(application, data, hashed_password=hashed, is_superuser=is_superuser)
 
 
@@ -82,9 +86,9 @@ async def log_in(application: Caller, hasher: Hasher, login: str, password: str,
 
     With `upgrade`, an outdated hash is replaced.
     """
-    hasher.refuse_if_full()
-    account = await _find(application, "email" if "@" in login else "username", fold(login.strip()))
-    right, better = await hasher.verify(password, account and account.hashed_password)
+    with hasher.place():
+        account = await _find(application, "email" if "@" in login else "username", fold(login.strip()))
+        right, better = await hasher.verify(password, account and account.hashed_password)
     if not account or not right or not account.is_active:
         raise NoToken("invalid_grant", "Wrong username or password.")
     if better and upgrade:
@@ -120,10 +124,10 @@ async def _find(caller: Caller, by: str, value: object) -> Account | None:
 
 async def confirm_password(caller: Caller, hasher: Hasher, password: str) -> None:
     """Raise Forbidden unless it is the caller's: whoever found an open browser shall not take the account."""
-    hasher.refuse_if_full()
-    await standing.recognise(caller)  # a token that no longer holds must not learn whether a password is right
-    account = await _find(caller, "id", caller.id)
-    right, _ = await hasher.verify(password, account and account.hashed_password)
+    with hasher.place():
+        await standing.recognise(caller)  # a token that no longer holds must not learn whether a password is right
+        account = await _find(caller, "id", caller.id)
+        right, _ = await hasher.verify(password, account and account.hashed_password)
     if not right:
         raise Forbidden("The current password is wrong.")
 
@@ -139,10 +143,12 @@ async def update_account(caller: Caller, hasher: Hasher, changes: UserUpdate) ->
 async def change_password(caller: Caller, hasher: Hasher, data: PasswordChange) -> None:
     """Ends every login given out before; machine tokens stay. Raises Forbidden if the current password is wrong."""
     await confirm_password(caller, hasher, data.current_password.get_secret_value())
-    hashed = await hasher.hash(data.new_password.get_secret_value())
+    with hasher.place():
+        hashed = await hasher.hash(data.new_password.get_secret_value())
     await users.update(caller, caller.id, hashed_password=hashed, security_stamp=new_security_stamp())
 
 
+@retried
 async def set_active(caller: Caller, user_id: int, is_active: bool) -> UserRead:
     """Let in, or shut out from the next request on. Raises Forbidden, Missing, and Clash for the last superuser."""
     async with transaction(caller) as tx:
@@ -150,6 +156,7 @@ async def set_active(caller: Caller, user_id: int, is_active: bool) -> UserRead:
         return await users.update(tx, user_id, is_active=is_active, security_stamp=new_security_stamp())
 
 
+@retried
 async def set_superuser(caller: Caller, user_id: int, is_superuser: bool) -> UserRead:
     """Promote or demote, from the very next request on. Raises Forbidden, Missing, and Clash for the last superuser."""
     async with transaction(caller) as tx:

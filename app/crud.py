@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from app.engine.caller import Caller, Standing
 from app.engine.verbs import Verbs
+from app.engine.waiting import retried
 from app.models import Item, ItemCreate, ItemRead, MachineToken, MachineTokenRead, User, UserRead, UserWithItems
 
 # Each statement below also asks that its caller is still there, active, and what their token says; and, where the model
@@ -29,7 +30,8 @@ machine_tokens = Verbs(MachineToken, MachineTokenRead, standing)
 async def transaction(caller: Caller) -> AsyncIterator[Caller]:
     """All the verbs called with what this yields, or none of them. Committed when the block ends without an exception.
 
-    Keep it short: on SQLite others wait to write meanwhile. Raises Unavailable, and keeps nothing, after 10 seconds.
+    Keep it short: on SQLite others wait to write meanwhile. Raises Unavailable, and keeps nothing, after 10 seconds, or
+    if another transaction was faster: see `retried`, which begins anew then.
     """
     async with caller.db.transaction() as db:
         yield replace(caller, db=db)
@@ -41,6 +43,7 @@ async def read_user_with_items(caller: Caller, user_id: int) -> UserWithItems:
     return UserWithItems.model_construct(**dict(user), items=await items.page(caller, owner_id=user_id))
 
 
+@retried
 async def create_item_for(caller: Caller, user_id: int, data: ItemCreate) -> ItemRead:
     """An item that belongs to `user_id`. Raises Missing if the caller cannot see that user."""
     async with transaction(caller) as tx:

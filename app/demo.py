@@ -5,9 +5,9 @@ from pydantic import SecretStr
 from app import accounts
 from app.crud import items, transaction, users
 from app.engine.caller import Caller
+from app.engine.hashing import Hasher
 from app.errors import Clash
 from app.models import ItemCreate, UserCreate
-from app.security import Hasher
 
 PEOPLE = {
     "johndoe": ("John Doe", ["Order the paint", "Call the surveyor", "Book the van for Friday"]),

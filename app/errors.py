@@ -73,6 +73,10 @@ class Unavailable(Refusal):
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
 
 
+class Overtaken(Unavailable):
+    """Another transaction was faster, and nothing of this one was kept: worth another try at once."""
+
+
 class NoToken(Refusal):
     """The token endpoint's own refusal (RFC 6749, section 5.2). `error` is one of its codes."""
 

@@ -1,20 +1,23 @@
 """How it is put together: what surrounds every request, what stands open during a run, and where things are found."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import pages, problems
-from app.deps import require_writable
+from app.deps import document_machine_tokens, require_writable
 from app.engine import dispatch
 from app.engine.database import connect
-from app.engine.sessions import create_session_engine
+from app.engine.hashing import Hasher
+from app.engine.sessions import SESSIONS, create_session_engine
 from app.middleware import CatchAll, Envelope
+from app.problems import document as document_problems
 from app.problems import documented
-from app.routers import api, token
-from app.security import Hasher
+from app.routers import api, health, token
 from app.settings import Settings, get_settings
 from app.start import prepare
 
@@ -25,25 +28,43 @@ EXPOSED = ("Link", "X-Total-Count", "ETag", "Location", "Retry-After", "X-Reques
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     await prepare(settings)
-    app.state.session_engine = create_session_engine(settings.database_url)
+    url, pgbouncer = settings.database_url, settings.pgbouncer
+    app.state.session_engine = create_session_engine(url, pgbouncer=pgbouncer)
+    app.state.session_places = asyncio.Semaphore(SESSIONS)
     app.state.hasher = Hasher(settings.bcrypt_rounds)
     app.state.hasher.warm_up()
     try:
-        async with connect(settings.database_url, size=settings.database_connections) as app.state.database:
+        # One budget: what Sessions and /ready take is not there for verbs.
+        size = settings.database_connections - SESSIONS - 1
+        async with (
+            connect(url, size=size, pgbouncer=pgbouncer) as app.state.database,
+            connect(url, size=1, pgbouncer=pgbouncer) as app.state.probe,
+        ):
             yield
     finally:
         app.state.hasher.close()
         app.state.session_engine.dispose()
 
 
+class Cadre(FastAPI):
+    """FastAPI, with two things in its OpenAPI document that it has no words for."""
+
+    def openapi(self) -> dict[str, Any]:
+        schema = super().openapi()  # which keeps it
+        document_machine_tokens(schema)
+        document_problems(schema)
+        return schema
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The application under `settings`."""
-    app = FastAPI(
+    app = Cadre(
         title="Cadre",
         summary="A backend for small teams.",
         version="0.1.0",
         lifespan=lifespan,
-        dependencies=[Depends(require_writable)],
+        # Only when it is asked for: a guard costs each request some 35 us.
+        dependencies=[Depends(require_writable)] if settings.read_only else [],
         responses=documented(422, 503),
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # pages.py has them, with no CDN
@@ -56,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(api, prefix="/api/v1")
     app.include_router(api, prefix="/api/latest", include_in_schema=False)
     app.include_router(token.router, include_in_schema=False)  # /token, where OAuth2 clients look first
+    app.include_router(health.router, tags=["health"])
     pages.install(app)
     problems.install(app)
     app.add_middleware(CatchAll)
@@ -70,7 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_age=settings.cors_max_age,
     )
     app.add_middleware(Envelope)  # added last: outermost
-    dispatch.install(app)
+    dispatch.install(app, at_once=settings.concurrent_requests, ungated=health.PATHS)
     return app
 
 

@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app import errors
-from app.engine.violations import BUSY, explain
+from app.engine.violations import explain
+from app.engine.waiting import BUSY
 
 PROBLEM = errors.Refusal.media_type
 log = logging.getLogger("app")
@@ -37,8 +38,9 @@ async def on_refusal(_request: Request, error: Exception) -> Response:
     refusal = error if isinstance(error, errors.Refusal) else _refusal_of(error)
     if refusal is None:
         raise error
-    if refusal.status >= 500:
-        log.warning("%s (%s)", refusal.detail, refusal.__cause__ or refusal.__context__)
+    cause = refusal.__cause__ or refusal.__context__
+    if refusal.status >= 500 and cause:  # not when there are just too many: then a line each would make it worse
+        log.warning("%s (%r)", refusal.detail, cause)
     return JSONResponse(refusal.content(), refusal.status, headers=refusal.headers, media_type=refusal.media_type)
 
 
@@ -56,21 +58,19 @@ async def on_invalid(_request: Request, error: RequestValidationError) -> Respon
 
 
 def install(app: FastAPI) -> None:
-    """Answer every refusal of `app` like this, and say so in its OpenAPI document."""
+    """Answer every refusal of `app` like this."""
     for kind in (errors.Refusal, DBAPIError, StaleDataError, PoolTimeout):
         app.add_exception_handler(kind, on_refusal)
     app.add_exception_handler(HTTPException, on_http_exception)  # type: ignore[arg-type]  # as Starlette types it
     app.add_exception_handler(RequestValidationError, on_invalid)  # type: ignore[arg-type]  # as Starlette types it
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    schema = FastAPI.openapi(app)  # which keeps it
+def document(schema: dict[str, Any]) -> None:
+    """Say in the OpenAPI document which media type that is."""
     for path in schema["paths"].values():
         for operation in path.values():
             for answered in operation["responses"].values():
                 _as_problem(answered.get("content", {}))
-    return schema
 
 
 def _refusal_of(error: Exception) -> errors.Refusal | None:

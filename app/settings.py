@@ -36,8 +36,10 @@ class Settings(BaseSettings):
     registration_open: bool = Field(True, description="Whether strangers may sign up.")
     read_only: bool = Field(False, description="Answer every write with 503, for maintenance.")
     database_connections: int = Field(
-        10, ge=2, le=100, description="Of one server process, for verbs; Sessions have 5 more."
+        16, ge=8, le=100, description="Of one server process: 5 for Sessions, one for /ready, the rest for verbs."
     )
+    pgbouncer: bool = Field(False, description="Prepare no statements: PgBouncer is there in transaction mode.")
+    concurrent_requests: int = Field(1024, ge=8, le=100_000, description="Of one server process; more get 503 at once.")
     cors_origins: Words = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
     cors_origin_regex: str | None = Field(None, description="The same as one regular expression.")
     cors_credentials: bool = Field(False, description="Whether those pages may send cookies.")

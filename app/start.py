@@ -8,8 +8,8 @@ from app import accounts
 from app.engine import migrations
 from app.engine.caller import Caller
 from app.engine.database import connect
+from app.engine.hashing import Hasher
 from app.errors import CannotStart
-from app.security import Hasher
 from app.settings import Settings
 
 
@@ -33,7 +33,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Caller, Hasher]]:
     """The application itself as a caller, and a hasher, outside of any server."""
     hasher = Hasher(settings.bcrypt_rounds)
     try:
-        async with connect(settings.database_url) as database:
+        async with connect(settings.database_url, pgbouncer=settings.pgbouncer) as database:
             yield Caller(database), hasher
     finally:
         hasher.close()

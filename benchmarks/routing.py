@@ -77,7 +77,7 @@ async def cost(app: FastAPI, path: str) -> float:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message: Any) -> None:  # noqa: ANN401  # as ASGI has it
+    async def send(message: Any) -> None:
         statuses.append(message.get("status"))
 
     scope = {

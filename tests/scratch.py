@@ -5,14 +5,14 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import NullPool, UniqueConstraint, create_engine, make_url, text
+from sqlalchemy import NullPool, Table, UniqueConstraint, create_engine, make_url, text
 from sqlmodel import Field, SQLModel
 
 from app.crud import standing, users
@@ -146,15 +146,15 @@ async def sign_up(application: Caller, username: str) -> Caller:
 
 
 @contextmanager
-def tables(url: str) -> Iterator[None]:
+def tables(url: str, wanted: Sequence[Table] = TABLES) -> Iterator[None]:
     """The scratch tables, there for as long as it lasts: on PostgreSQL the database outlives the test."""
     engine = create_engine(url, poolclass=NullPool)
-    SQLModel.metadata.create_all(engine, TABLES)
+    SQLModel.metadata.create_all(engine, wanted)
     try:
         yield
     finally:
         if POSTGRES:
-            SQLModel.metadata.drop_all(engine, TABLES)
+            SQLModel.metadata.drop_all(engine, wanted)
 
 
 @contextmanager

@@ -29,14 +29,14 @@ OPERATIONS = [
 ]
 ADMIN = [(method, path) for method, path, _ in OPERATIONS if path.startswith("/api/v1/admin")]
 SECURED = [(method, path) for method, path, operation in OPERATIONS if operation.get("security")]
-OPEN = {"log_in", "create_user"}
+OPEN = {"log_in", "create_user", "read_health", "read_readiness"}
 
 
 def url(path: str, number: int = 1) -> str:
     return path.replace("{user_id}", str(number)).replace("{item_id}", "1")
 
 
-def test_nothing_is_open_but_signing_up_and_logging_in():
+def test_nothing_is_open_but_signing_up_logging_in_and_health():
     assert {operation["operationId"] for _, _, operation in OPERATIONS if not operation.get("security")} == OPEN
 
 

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from app.engine import dispatch
 from app.main import create_app
+from app.routers import health
 from app.settings import Settings
 from tests.conftest import PASSWORD, Person, sign_up
 from tests.test_items import give_items
@@ -45,8 +46,9 @@ def ask(client: TestClient, method: str, path: str, headers: dict[str, str] | No
 
 
 def api(client: TestClient, *methods: str) -> list[tuple[str, str]]:
-    """Every operation of the OpenAPI document, or those with these methods; whatever has a number is number 1."""
-    operations = [(method.upper(), path) for path, of in client.app.openapi()["paths"].items() for method in of]
+    """Every operation of the API, or those with these methods; whatever has a number is number 1."""
+    paths = {path: of for path, of in client.app.openapi()["paths"].items() if path not in health.PATHS}
+    operations = [(method.upper(), path) for path, of in paths.items() for method in of]
     wanted = [(method, re.sub(r"{\w+}", "1", path)) for method, path in operations]
     return [(method, path) for method, path in wanted if not methods or method in methods]
 

@@ -441,8 +441,13 @@ def test_when_too_many_log_in_at_once_the_rest_goes_on(
     client: TestClient, ann: Person, monkeypatch: pytest.MonkeyPatch
 ):
     gate, hasher = threading.Event(), client.app.state.hasher
+
+    async def wait_in_the_lane() -> None:
+        with hasher.place():
+            await hasher._run(gate.wait)
+
     for _ in range(17):
-        client.portal.start_task_soon(hasher._run, gate.wait)
+        client.portal.start_task_soon(wait_in_the_lane)
     client.portal.call(asyncio.sleep, 0)
     try:
         assert ann.get("/users/me").status_code == 200

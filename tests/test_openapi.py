@@ -7,6 +7,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from app.main import create_app
+from app.routers import health
 from app.settings import ROOT, Settings
 
 COMMITTED = ROOT / "docs" / "openapi.json"
@@ -34,18 +35,19 @@ def test_an_operation_is_called_like_its_function(operations: dict[str, dict[str
         f"{method} {context.path}": context.endpoint.__name__
         for context in iter_route_contexts(create_app(Settings()).routes)
         for method in context.methods or ()
-        if (context.path or "").startswith("/api/v1/")
+        if (context.path or "").startswith("/api/v1/") or context.path in health.PATHS
     }
     named = {address: operation["operationId"] for address, operation in operations.items()}
     assert named == functions
-    assert len(set(named.values())) == len(named) == 20
+    assert len(set(named.values())) == len(named) == 22
 
 
 def test_every_operation_says_what_it_does_and_where_it_belongs(operations: dict[str, dict[str, Any]]):
     said = {address: operation.get("description", "").strip()[-1:] for address, operation in operations.items()}
     assert said == dict.fromkeys(operations, ".")
     tags = {address: set(operation.get("tags", ())) for address, operation in operations.items()}
-    first = {address: address.split("/")[3] for address in operations}
+    api = {address for address in operations if "/api/v1/" in address}
+    first = {address: address.split("/")[3] if address in api else "health" for address in operations}
     assert {address for address in operations if first[address] not in tags[address]} == set()
 
 
@@ -73,9 +75,9 @@ def test_the_token_endpoint_refuses_in_the_words_of_oauth2(operations: dict[str,
     assert refused == {"application/json": {"schema": {"$ref": "#/components/schemas/TokenProblem"}}}
 
 
-def test_all_but_signing_up_and_logging_in_ask_for_a_token(operations: dict[str, dict[str, Any]]):
+def test_all_but_signing_up_logging_in_and_health_ask_for_a_token(operations: dict[str, dict[str, Any]]):
     free = {address for address, operation in operations.items() if not operation.get("security")}
-    assert free == {"POST /api/v1/token", "POST /api/v1/users"}
+    assert free == {"POST /api/v1/token", "POST /api/v1/users", "GET /health", "GET /ready"}
     others = [operation["security"] for address, operation in operations.items() if address not in free]
     assert others == [[{"Login": []}, {"MachineToken": []}]] * len(others)
 

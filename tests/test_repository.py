@@ -35,7 +35,7 @@ def lines_of_code(file: Path) -> int:
 
 
 def test_the_readers_path_is_about_a_thousand_lines():
-    assert sum(lines_of_code(file) for file in READERS_PATH if file.name not in COMMANDS) <= 1090
+    assert sum(lines_of_code(file) for file in READERS_PATH if file.name not in COMMANDS) <= 1150
 
 
 @pytest.mark.parametrize("file", READERS_PATH, ids=lambda file: str(file.relative_to(ROOT)))

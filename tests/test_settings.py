@@ -71,7 +71,7 @@ def test_the_environment_wins_over_env_local_and_that_over_env(copy: Path):
     shown = read(
         copy, "s.access_token_minutes, s.bcrypt_rounds, s.cors_max_age, s.database_connections", CORS_MAX_AGE="7"
     )
-    assert shown == "1 6 7 10"
+    assert shown == "1 6 7 16"
 
 
 def test_words_are_separated_by_commas_in_a_file_and_in_the_environment(copy: Path):

@@ -25,7 +25,7 @@ from app.engine.caller import Caller
 from app.engine.database import connect
 from app.errors import Missing
 from app.models import ItemCreate, UserCreate
-from app.security import Hasher
+from app.engine.hashing import Hasher
 
 async def work(url):
     hasher = Hasher(4)

@@ -7,7 +7,7 @@ stands for itself: DELETE `/items/me` never reaches DELETE `/items/{id}` where `
 
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -16,6 +16,8 @@ from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette._utils import get_route_path
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
+
+from app.errors import Unavailable
 
 PLAIN = re.compile(r"(/(\{\w+\}|[^{}/]*))+")  # every parameter is a whole segment, and none is a `{name:path}`
 WILD = "{}"  # the key of a parameter's branch
@@ -50,8 +52,9 @@ class Node:
 class Dispatch:
     """The table, and FastAPI's router behind it for what no table can hold: mounts and `{name:path}`."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, at_once: int, ungated: Collection[str]) -> None:
         self._router, self._root, self._others = app.router, Node(), []
+        self._at_once, self._ungated, self._under_way = at_once, ungated, 0
         for context in iter_route_contexts(app.routes):
             if isinstance(context.original_route, APIRoute) and PLAIN.fullmatch(context.path or "/"):
                 self._add(context)
@@ -75,8 +78,22 @@ class Dispatch:
         if scope["type"] != "http":
             await self._router.app(scope, receive, send)
             return
+        path = get_route_path(scope)
+        if path in self._ungated:
+            await self._answer(path, scope, receive, send)
+            return
+        if self._under_way >= self._at_once:
+            # Now, before any work: a queue without an end would be answered too late, all of it.
+            raise Unavailable("Too many requests at once. Try again in a moment.")
+        self._under_way += 1
+        try:
+            await self._answer(path, scope, receive, send)
+        finally:
+            self._under_way -= 1
+
+    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         values: list[str] = []
-        node = self._root.find(_segments(get_route_path(scope)), 0, values)
+        node = self._root.find(_segments(path), 0, values)
         if node is None:
             await self._elsewhere(scope, receive, send)
             return
@@ -96,9 +113,12 @@ class Dispatch:
         await self._router.app(scope, receive, send)
 
 
-def install(app: FastAPI) -> None:
-    """Put the table in front of `app`'s routes. Call it after the last one was added."""
-    app.router.middleware_stack = Dispatch(app)
+def install(app: FastAPI, *, at_once: int = 1024, ungated: Collection[str] = ()) -> None:
+    """Put the table in front of `app`'s routes. Call it after the last one was added.
+
+    Of more than `at_once` requests under way the rest is refused with Unavailable, except at the paths in `ungated`.
+    """
+    app.router.middleware_stack = Dispatch(app, at_once, ungated)
 
 
 def _segments(path: str) -> list[str]:

@@ -3,19 +3,22 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, NullPool, create_engine, event, make_url, text
+from sqlalchemy import Connection, NullPool, String, column, create_engine, event, make_url, select, table, text
 from sqlalchemy.exc import DBAPIError
 
 from alembic import command
-from app.errors import CannotStart
+from app.engine.statement import Runs, Statement
+from app.errors import CannotStart, Refusal
 from app.settings import ROOT
 
 LOCK = 0x63616472  # any number, the same for every server
+_REVISION = Statement(select(column("version_num", String)).select_from(table("alembic_version")))
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -29,8 +32,18 @@ def upgrade(url: str, revision: str = "head") -> None:
 def is_at_head(url: str) -> bool:
     """Whether the database at `url` has the newest migration. Raises CannotStart if it cannot be reached."""
     with connect(url) as connection:
-        head = ScriptDirectory.from_config(_config()).get_current_head()
-        return MigrationContext.configure(connection).get_current_revision() == head
+        return MigrationContext.configure(connection).get_current_revision() == _head()
+
+
+async def is_current(database: Runs) -> bool:
+    """The same, asked of an open `database`. Raises Unavailable if it does not answer."""
+    try:
+        rows = await database.run(_REVISION, {})
+    except Refusal:
+        raise
+    except Exception:  # whichever the driver has for it
+        return False  # there is not even a table of revisions
+    return rows == [(_head(),)]
 
 
 @contextmanager
@@ -56,6 +69,11 @@ def connect(url: str) -> Iterator[Connection]:
     except CommandError as error:
         cure = "Run: alembic merge heads -m merge" if "heads" in str(error) else "Is the database of another version?"
         raise CannotStart(f"The migrations do not fit: {error}. {cure}") from error
+
+
+@lru_cache(1)
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def _config() -> Config:

@@ -14,15 +14,15 @@ from psycopg.types.string import StrBinaryDumperVarchar
 from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 
+from app.engine import waiting
 from app.engine.statement import Row, Runs, Statement, Values
 from app.engine.transaction import Transaction, hold
-from app.engine.violations import BUSY, explain
-from app.errors import Unavailable
+from app.engine.violations import GONE, TOO_LONG, explain, is_broken
+from app.errors import Overtaken, Unavailable
 
 OUTDATED = ("0A000", "26000")  # "cached plan must not change result type", "prepared statement does not exist"
-PATIENCE = 5.0  # seconds to wait for a connection
 OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
-STATEMENT_LIMIT = 10.0  # seconds, the wait for a connection included
+STATEMENT_LIMIT = 10.0  # seconds; the server has a limit of its own, but one that is frozen does not keep it
 PREPARED = 500  # statements that one connection keeps ready
 SERVER_TIMEOUTS = "-c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=10s"
 DIALECT: Dialect = psycopg_dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # as it comes
@@ -33,8 +33,8 @@ class Postgres:
 
     dialect = DIALECT
 
-    def __init__(self, url: str, *, size: int) -> None:
-        self._url = url
+    def __init__(self, url: str, *, size: int, pgbouncer: bool = False) -> None:
+        self._url, self._pgbouncer = url, pgbouncer
         self._idle: list[Connection] = []
         self._places = asyncio.Semaphore(size)
 
@@ -42,63 +42,67 @@ class Postgres:
         while self._idle:
             self._idle.pop().close()
 
+    @waiting.retried
     async def run(self, statement: Statement, values: Values) -> list[Row]:
+        connection = await self._take()
         try:
-            # The server has a limit of its own, but one that is frozen does not keep it.
-            async with asyncio.timeout(STATEMENT_LIMIT), self._connection() as connection:
-                return await connection.run(statement, values)
-        except TimeoutError:
-            raise Unavailable(BUSY) from None
+            return await connection.run(statement, values)
+        finally:
+            self._give_back(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Runs]:
-        async with self._connection() as connection:
+        connection = await self._take()
+        try:
             await connection.command(b"BEGIN")
             transaction = Transaction(DIALECT, connection.run)
             async with hold(transaction, commit=connection.commit, rollback=connection.rollback) as db:
                 yield db
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator["Connection"]:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._places.acquire()
-        except TimeoutError:
-            raise Unavailable(BUSY) from None
-        connection = None
-        try:
-            connection = self._idle.pop() if self._idle else await self._connect()
-            yield connection
         finally:
+            self._give_back(connection)
+
+    async def _take(self) -> "Connection":
+        await waiting.acquire(self._places)
+        try:
+            return self._idle.pop() if self._idle else await self._connect()
+        except BaseException:
             self._places.release()
-            if connection is not None:
-                if connection.is_idle:
-                    self._idle.append(connection)
-                else:
-                    connection.close()  # broken, or cancelled in mid-query
+            raise
+
+    def _give_back(self, connection: "Connection") -> None:
+        self._places.release()
+        if connection.is_idle:
+            self._idle.append(connection)
+        else:
+            connection.close()  # broken, or cancelled in mid-query
 
     async def _connect(self) -> "Connection":
+        # PgBouncer lends a server's connection for one transaction: what was prepared, or set, is somebody else's then.
+        options: dict[str, Any] = {} if self._pgbouncer else {"options": SERVER_TIMEOUTS}
         try:
             connection = await psycopg.AsyncConnection.connect(
-                self._url, autocommit=True, connect_timeout=5, options=SERVER_TIMEOUTS, tcp_user_timeout=10_000
+                self._url, autocommit=True, connect_timeout=5, tcp_user_timeout=10_000, **options
             )
         except psycopg.Error as error:
-            raise Unavailable("The database does not answer. Try again in a moment.") from error
-        return Connection(connection, self._idle)
+            raise Unavailable(GONE) from error
+        return Connection(connection, self._idle, prepares=not self._pgbouncer)
 
 
 class Connection:
     """A connection that remembers which statements it has prepared."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Row], idle: list["Connection"]) -> None:
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Row], idle: list["Connection"], *, prepares: bool = True
+    ) -> None:
         # psycopg sizes an int by its value, and each size would be another prepared statement.
         connection.adapters.register_dumper(int, Int8BinaryDumper)
         connection.adapters.register_dumper(str, StrBinaryDumperVarchar)
         self._connection, self._pg, self._idle = connection, connection.pgconn, idle
         self._transformer = Transformer(connection)
-        self._names = 0
+        self._prepares, self._names = prepares, 0
         self._prepared: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._answer: asyncio.Future[pq.abc.PGresult] | None = None
+        self._ready: asyncio.Future[None] | None = None
         self._last: pq.abc.PGresult | None = None
         self._loop = asyncio.get_running_loop()
         self._pg.nonblocking = 1
@@ -123,15 +127,12 @@ class Connection:
         try:
             return await self._fetch(compiled.sql, arguments)
         except psycopg.Error as error:
-            if error.sqlstate not in OUTDATED:
-                raise explain(error) or _without_row(error) from None
-        # A migration changed the table: nothing has run yet, and what was prepared is of no use.
-        self._prepared.clear()
-        if not self.is_idle:
-            raise Unavailable(BUSY)
-        try:
-            return await self._fetch(compiled.sql, arguments)
-        except psycopg.Error as error:
+            if error.sqlstate in OUTDATED:
+                # A migration changed the table: nothing has run yet, and what was prepared is of no use.
+                self._prepared.clear()
+                raise Overtaken(waiting.BUSY) from None
+            if is_broken(error) and not statement.writes:
+                raise Overtaken(GONE) from None  # it was killed, and reading twice does no harm
             raise explain(error) or _without_row(error) from None
 
     async def command(self, sql: bytes) -> None:
@@ -153,7 +154,10 @@ class Connection:
     async def _fetch(self, sql: str, arguments: Sequence[Any]) -> list[Row]:
         transformer = self._transformer
         parameters = transformer.dump_sequence(arguments, [PyFormat.BINARY] * len(arguments))
-        types = tuple(transformer.types or ())
+        types, formats = tuple(transformer.types or ()), transformer.formats
+        if not self._prepares:
+            self._pg.send_query_params(sql.encode(), parameters, types, formats, result_format=1)
+            return self._rows(await self._result())
         # By types too: a None has none, and the server would guess another for the next value.
         name = self._prepared.get((sql, types))
         if name is None:
@@ -165,18 +169,23 @@ class Connection:
             self._pg.send_prepare(name, sql.encode(), param_types=types)
             await self._result()
             self._prepared[sql, types] = name
-        self._pg.send_query_prepared(name, parameters, param_formats=transformer.formats, result_format=1)
-        result = await self._result()
-        transformer.set_pgresult(result)
-        return transformer.load_rows(0, result.ntuples, tuple)
+        self._pg.send_query_prepared(name, parameters, formats, result_format=1)
+        return self._rows(await self._result())
+
+    def _rows(self, result: pq.abc.PGresult) -> list[Row]:
+        self._transformer.set_pgresult(result)
+        return self._transformer.load_rows(0, result.ntuples, tuple)
 
     async def _result(self) -> pq.abc.PGresult:
         self._answer = self._loop.create_future()
+        # asyncio.timeout() would cost as much as half of the rest.
+        timer = self._loop.call_later(STATEMENT_LIMIT, self._give_up)
         try:
             while self._pg.flush():
                 await self._writable()
             result = await self._answer
         finally:
+            timer.cancel()
             self._answer = None
         if result.status in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
             return result
@@ -184,12 +193,19 @@ class Connection:
 
     async def _writable(self) -> None:
         """The socket's buffer is full: wait until the server has taken some."""
-        ready = self._loop.create_future()
-        self._loop.add_writer(self._socket, ready.set_result, None)
+        self._ready = self._loop.create_future()
+        self._loop.add_writer(self._socket, self._ready.set_result, None)
         try:
-            await ready
+            await self._ready
         finally:
             self._loop.remove_writer(self._socket)
+            self._ready = None
+
+    def _give_up(self) -> None:
+        """The limit is over: whoever waits is told so, and the connection, which is not idle, will be closed."""
+        waited_for = self._ready or self._answer
+        if waited_for and not waited_for.done():
+            waited_for.set_exception(Unavailable(TOO_LONG))
 
     def _read(self) -> None:
         """Called whenever the server has said something; also while idle, so that a dead one is noticed at once."""

@@ -1,27 +1,34 @@
 """A SQLModel Session beside the verbs, for a team's own queries. The same rules hold: version and updated_at move."""
 
+import math
 import sqlite3
+import time
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, create_engine
 
-from app.engine.sqlite import prepare
+from app.engine.sqlite import STEPS, prepare, write_json
 
 # deps.py lets no more requests in than this, so the pool is never waited for.
 SESSIONS = 5
+STATEMENT_LIMIT = 30.0  # seconds, on SQLite
 SERVER_TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
 
 
-def create_session_engine(url: str) -> Engine:
+def create_session_engine(url: str, *, pgbouncer: bool = False) -> Engine:
     """An engine for Sessions at `url`. Opens nothing yet."""
     options: dict[str, Any] = {"pool_size": SESSIONS, "max_overflow": 0, "pool_timeout": 5, "pool_pre_ping": True}
     options["hide_parameters"] = True  # an error in the log must not hold what was written
     if not url.startswith("sqlite"):
-        return create_engine(url, **options, connect_args={"options": SERVER_TIMEOUTS, "connect_timeout": 5})
-    engine = create_engine(url, **options, connect_args={"timeout": 5, "check_same_thread": False})
+        pooled = {"prepare_threshold": None} if pgbouncer else {"options": SERVER_TIMEOUTS}
+        return create_engine(url, **options, connect_args={**pooled, "connect_timeout": 5})
+    options |= {"json_serializer": write_json, "connect_args": {"timeout": 5, "check_same_thread": False}}
+    engine = create_engine(url, **options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "before_cursor_execute", _set_deadline)
     return engine
 
 
@@ -31,11 +38,16 @@ def open_session(engine: Engine, *, writes: bool) -> Session:
     return Session(engine.execution_options(begin=begin))
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
     # The driver would begin transactions at the first write only, and so deferred; we begin them ourselves.
     connection.isolation_level = None
     prepare(connection)
+    connection.set_progress_handler(lambda: time.monotonic() > record.info.get("deadline", math.inf), STEPS)
 
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+
+def _set_deadline(connection: Connection, *_: object) -> None:
+    connection.info["deadline"] = time.monotonic() + STATEMENT_LIMIT

@@ -1,18 +1,27 @@
-"""What a database refuses, in a sentence: a taken name is 409, a broken rule 422, a busy database 503."""
+"""What a database refuses, in a sentence: a taken name is 409, a broken rule 422, a busy database 503.
+
+By SQLite's result codes (sqlite.org/rescode.html) and by SQLSTATE (PostgreSQL, appendix A), never by the words.
+"""
 
 import re
 import sqlite3
 
 from sqlmodel import SQLModel
 
-from app.errors import Clash, Invalid, Refusal, Unavailable
+from app.engine.waiting import BUSY
+from app.errors import Clash, Invalid, Overtaken, Refusal, Unavailable
 
 FAILING = "The database cannot write, or not be read. Whoever runs it must look at it."
+GONE = "The database does not answer. Try again in a moment."
 OUT_OF_RANGE = "A number is too large or too small."
-BUSY = "The database is busy. Try again in a moment."
-TAKEN_BY_OTHERS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-# The disk is full, read-only or failing, or the file cannot be opened: nobody's fault who asked.
-OUT_OF_ORDER = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+TOO_LONG = "That took too long. Ask for less at once, or try again in a moment."
+UNFIT = "A value is too long, or none that the database can keep."
+TAKEN_BY_OTHERS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+# The disk is full, read-only or failing, the file damaged or out of reach: nobody's fault who asked.
+OUT_OF_ORDER = (
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
+    *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
+)
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -36,6 +45,10 @@ def _explain_sqlite(error: sqlite3.Error) -> Refusal | None:
         return broken_rule(message.rpartition(": ")[2])
     if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
         return dangling()
+    if code == sqlite3.SQLITE_TOOBIG:
+        return Invalid(UNFIT)
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return Unavailable(TOO_LONG)
     if code & 0xFF in TAKEN_BY_OTHERS:
         return Unavailable(BUSY)
     return Unavailable(FAILING, retry_after=30) if code & 0xFF in OUT_OF_ORDER else None
@@ -44,20 +57,37 @@ def _explain_sqlite(error: sqlite3.Error) -> Refusal | None:
 def _explain_postgres(error: Exception) -> Refusal | None:
     state: str = getattr(error, "sqlstate", None) or ""
     name: str = getattr(getattr(error, "diag", None), "constraint_name", None) or ""
-    if state == "23505":
-        return taken(_columns_of(name))
-    if state == "23514":
-        return broken_rule(name)
-    if state == "23503":
-        return dangling()
-    if state == "22003":
-        return Invalid(OUT_OF_RANGE)
-    if state == "25006" or state[:2] == "53":  # read-only; out of disk, memory or connections
-        return Unavailable(FAILING, retry_after=30)
-    # 08 connection, 40 serialization and deadlock, 55 locks, 57 shutdown and timeouts.
-    # No state at all: the connection broke before the server could answer.
-    is_broken = not state and type(error).__name__ in ("OperationalError", "InterfaceError")
-    return Unavailable(BUSY) if is_broken or state[:2] in ("08", "40", "55", "57") else None
+    match state, state[:2]:
+        case "23505", _:
+            return taken(_columns_of(name))
+        case "23514", _:
+            return broken_rule(name)
+        case "23503", _:
+            return dangling()
+        case "22003", _:
+            return Invalid(OUT_OF_RANGE)
+        case ("22001" | "22007" | "22008" | "22021" | "22P02" | "22P03" | "22P05", _) | ("54000", _):
+            return Invalid(UNFIT)
+        case (("40001" | "40P01"), _):  # a serialization failure, a deadlock
+            return Overtaken(BUSY)
+        case "57014", _:  # statement_timeout
+            return Unavailable(TOO_LONG)
+        case _, "40" | "55":  # 55P03: lock_timeout
+            return Unavailable(BUSY)
+        case "25006", _:  # read-only, as a standby is
+            return Unavailable(FAILING, retry_after=30)
+        case _, "53" | "58" | "XX":  # out of disk, memory or connections; the system fails; damaged
+            return Unavailable(FAILING, retry_after=30)
+        case ("25P03", _) | (_, "08" | "57"):  # idle for too long; connection lost; shutting down or starting up
+            return Unavailable(GONE)
+        case "", _ if is_broken(error):
+            return Unavailable(GONE)
+    return None
+
+
+def is_broken(error: Exception) -> bool:
+    """Whether the connection to PostgreSQL broke before the server could answer."""
+    return not getattr(error, "sqlstate", None) and type(error).__name__ in ("OperationalError", "InterfaceError")
 
 
 def taken(columns: list[str]) -> Clash:

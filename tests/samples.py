@@ -1,0 +1,93 @@
+"""An entity with a field of every type that docs/types.md promises, once required and once optional."""
+
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import FiniteFloat
+from sqlalchemy import BigInteger, Index
+from sqlmodel import Field, SQLModel
+
+from app.crud import standing
+from app.deps import Caller, Paging, RowId, created
+from app.engine.dispatch import StrictRoute
+from app.engine.verbs import Verbs
+from app.models.base import Access, BigId, Closed, Entity, Partial, Row, Text
+from app.models.types import Base64, Instant, Int64, Json, JsonColumn, by_value
+
+
+class Kind(StrEnum):
+    """The names are not the values: what is stored must be told apart."""
+
+    OPEN = "still open"
+    CLOSED = "geschlossen \U0001f512"
+
+
+class SampleBase(SQLModel):
+    yes: bool
+    at: Instant
+    day: date
+    price: Decimal = Field(max_digits=15, decimal_places=2)
+    key: UUID
+    kind: Kind = Field(sa_type=by_value(Kind))
+    json_: Json = Field(sa_type=JsonColumn)
+    data: Base64 = Field(max_length=1000)
+    number: Int64 = Field(sa_type=BigInteger)
+    ratio: FiniteFloat
+    words: Text = Field(max_length=1000)
+
+    maybe_yes: bool | None = None
+    maybe_at: Instant | None = None
+    maybe_day: date | None = None
+    maybe_price: Decimal | None = Field(default=None, max_digits=15, decimal_places=2)
+    maybe_key: UUID | None = None
+    maybe_kind: Kind | None = Field(default=None, sa_type=by_value(Kind))
+    maybe_json_: Json | None = Field(default=None, sa_type=JsonColumn)
+    maybe_data: Base64 | None = Field(default=None, max_length=1000)
+    maybe_number: Int64 | None = Field(default=None, sa_type=BigInteger)
+    maybe_ratio: FiniteFloat | None = None
+    maybe_words: Text | None = Field(default=None, max_length=1000)
+
+
+class SampleCreate(Closed, SampleBase):
+    pass
+
+
+class SampleUpdate(Partial, SampleBase):
+    pass
+
+
+class SampleRead(SampleBase, Row):
+    owner_id: int = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BigId)
+
+
+class Sample(Entity, SampleRead, table=True):
+    __tablename__ = "scratch_samples"
+    __table_args__ = (Index(None, "owner_id", "id"), {"sqlite_autoincrement": True})
+    __access__ = Access.OWNED
+
+
+samples = Verbs(Sample, SampleRead, standing)
+router = APIRouter(prefix="/api/v1/samples", route_class=StrictRoute)
+
+
+@router.get("")
+async def list_samples(caller: Caller, page: Paging) -> list[SampleRead]:
+    return await samples.page(caller, **dict(page))
+
+
+@router.post("", status_code=201)
+async def create_sample(caller: Caller, data: SampleCreate, response: Response) -> SampleRead:
+    return created(response, "samples", await samples.create(caller, data))
+
+
+@router.get("/{sample_id}")
+async def read_sample(caller: Caller, sample_id: RowId) -> SampleRead:
+    return await samples.get(caller, sample_id)
+
+
+@router.patch("/{sample_id}")
+async def update_sample(caller: Caller, sample_id: RowId, changes: SampleUpdate) -> SampleRead:
+    return await samples.update(caller, sample_id, changes)
