@@ -1,23 +1,28 @@
 """What was acknowledged is there after a crash, and once, whichever process is killed: the app's or the database's."""
 
+import asyncio
 import logging
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
 from app.engine import migrations
+from app.engine.database import connect
 from app.engine.sessions import create_session_engine
+from app.engine.statement import Statement
+from app.errors import Unavailable
 from tests.clusters import Cluster, cluster, needs_cluster
 from tests.conftest import PASSWORD, POSTGRES
 from tests.scratch import empty_database
@@ -247,6 +252,30 @@ def test_the_server_survives_its_database(
     log.info("%s: %s, of %s", incident.__name__, figures, dict(seen))
     assert figures == {"acknowledged": figures["acknowledged"], "lost": 0, "doubled": 0, "unknown": 0}
     assert seen.keys() <= {"200", "201", "503 later"}
+
+
+@needs_cluster
+@pytest.mark.skipif(sys.platform == "win32", reason="There is no uvloop on Windows.")
+def test_a_connection_that_is_reset_is_noticed_at_once(postgres: Cluster):
+    """Also with uvloop, which then calls once only: to read the server's last words, and never for the end."""
+    import uvloop
+
+    whoami = Statement(select(func.pg_backend_pid()))
+
+    async def lose_a_connection() -> None:
+        async with connect(postgres.url) as database:
+            ((pid,),) = await database.run(whoami, {})
+            os.kill(pid, signal.SIGSTOP)
+            question = asyncio.create_task(database.run(whoami, {}))
+            await asyncio.sleep(0.1)
+            # It ends without having read the question: that resets the connection.
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.2)  # noqa: ASYNC251  # its last words and the end shall be there together
+            with suppress(Unavailable):
+                await asyncio.wait_for(question, 3)
+
+    uvloop.run(lose_a_connection())
 
 
 @contextmanager
