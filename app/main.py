@@ -1,7 +1,6 @@
 """How it is put together: what surrounds every request, what stands open during a run, and where things are found."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -41,8 +40,6 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             connect(url, size=size, pgbouncer=pgbouncer) as app.state.database,
             connect(url, size=1, pgbouncer=pgbouncer) as app.state.probe,
         ):
-            gc.collect()
-            gc.freeze()  # what is there now stays: no need to look through it again and again
             yield
     finally:
         app.state.hasher.close()

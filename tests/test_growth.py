@@ -52,7 +52,7 @@ EVERYBODYS, OWN = {"id"}, {"id", BY_OWNER}
 # A verb, its shape, and how the application, a superuser and a user may reach the items.
 PLANS: list[tuple[str, tuple[Any, ...], tuple[set[str | None], ...]]] = [
     ("page", (), ({NEWEST}, {NEWEST}, {BY_OWNER})),
-    ("page", ("owner_id",), ({BY_OWNER}, {BY_OWNER}, {BY_OWNER})),
+    ("page", (("owner_id", False),), ({BY_OWNER}, {BY_OWNER}, {BY_OWNER})),
     ("get", (), (EVERYBODYS, EVERYBODYS, OWN)),
     ("create", ("created_at", "owner_id", "title", "updated_at", "version"), ({None}, {None}, {None})),
     ("update", (True, "title", "updated_at"), (EVERYBODYS, EVERYBODYS, OWN)),

@@ -1,11 +1,9 @@
 """SQLite on the event loop, which never waits: not for a long statement, not for a lock, not for the disk."""
 
-# ruff: noqa: PT012  # the block of a transaction belongs to what raises
+# the block of a transaction belongs to what raises
 
 import asyncio
 import gc
-import multiprocessing
-import os
 import shutil
 import sqlite3
 import time
@@ -13,9 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
-from threading import Barrier
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -24,16 +19,11 @@ from sqlmodel import func, select, update
 
 from app import accounts
 from app.crud import transaction
-from app.deps import SessionDep
-from app.engine import dispatch, sessions, sqlite, violations, waiting
-from app.engine.caller import Caller
-from app.engine.database import connect
+from app.engine import sqlite, waiting
 from app.engine.statement import Row, Statement
-from app.errors import Clash, Invalid, Unavailable
-from app.main import create_app
-from app.settings import Settings
+from app.errors import Unavailable
 from tests.conftest import POSTGRES, sign_up
-from tests.scratch import Booking, NoticeCreate, World, awaited, booking, bookings, notices, tables, world_at
+from tests.scratch import Booking, World, awaited, booking, bookings, world_at
 
 pytestmark = pytest.mark.skipif(bool(POSTGRES), reason="about SQLite")
 

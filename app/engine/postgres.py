@@ -216,14 +216,11 @@ class Connection:
         """Called whenever the server has said something; also while idle, so that a dead one is noticed at once."""
         try:
             self._pg.consume_input()
-            # get_result() would block where is_busy(): an error may arrive in two parts.
-            while not self._pg.is_busy():
-                result = self._pg.get_result()
-                if result is None:
-                    break
-                self._last = result
-            else:
-                return
+            if not self._has_all():
+                # uvloop calls only once for a connection that is reset, though it may have said something before.
+                self._pg.consume_input()
+                if not self._has_all():
+                    return
         except psycopg.Error as error:
             self.close()
             if self._answer and not self._answer.done():
@@ -232,6 +229,15 @@ class Connection:
         if self._answer and not self._answer.done() and self._last is not None:
             self._answer.set_result(self._last)
         self._last = None
+
+    def _has_all(self) -> bool:
+        """Whether all has arrived; if not, get_result() would block."""
+        while not self._pg.is_busy():
+            result = self._pg.get_result()
+            if result is None:
+                return True
+            self._last = result
+        return False
 
 
 def _without_row(error: psycopg.Error) -> RuntimeError:

@@ -130,8 +130,7 @@ class Connection:
             path, isolation_level=None, cached_statements=256, check_same_thread=False, uri=path.startswith("file:")
         )
         prepare(self.sqlite)
-        self.sqlite.execute("PRAGMA busy_timeout=0")
-        self.sqlite.execute("PRAGMA wal_autocheckpoint=0")
+        self.sqlite.executescript("PRAGMA busy_timeout=0; PRAGMA wal_autocheckpoint=0")
         self._deadline = 0.0
         self.sqlite.set_progress_handler(lambda: time.monotonic() > self._deadline, STEPS)
         self._thread = ThreadPoolExecutor(1, "sqlite")

@@ -38,7 +38,8 @@ class Verbs(Generic[Read]):
     async def page(self, caller: Caller, *, skip: int = 0, limit: int = 100, **equal: object) -> list[Read]:
         """At most `limit` rows, newest first, after `skip` of them; only those whose columns `equal` what is given."""
         values = {f"equal_{name}": value for name, value in equal.items()}
-        rows = await self._run(caller, "page", tuple(equal), {**values, "skip": skip, "limit": limit})
+        shape = tuple((name, value is None) for name, value in equal.items())
+        rows = await self._run(caller, "page", shape, {**values, "skip": skip, "limit": limit})
         return self._hydrator(caller.db.dialect)(rows)
 
     async def get(self, caller: Caller, row_id: int) -> Read:
@@ -79,14 +80,19 @@ class Verbs(Generic[Read]):
         names, values = self._columns_in({**sent, **more, "updated_at": utcnow()})
         values |= {"row_id": row_id, "seen_version": version}
         rows = await self._run(caller, "update", (version is not None, *names), values)
+        if rows:
+            return self._one(caller, rows)
         # No row: it is missing, or it has changed.
-        return self._one(caller, rows) if rows else self._unless_stale(await self.get(caller, row_id), version)
+        self._unless_stale(await self.get(caller, row_id), version)
+        # Neither: the caller was in another role for a moment. Nothing was changed yet.
+        return await self.update(caller, row_id, changes, version=version, **more)
 
     async def delete(self, caller: Caller, row_id: int, *, version: int | None = None) -> None:
         """Gone. Raises Missing, or Stale if a `version` is given and the row has another by now."""
         values: dict[str, object] = {"row_id": row_id, "seen_version": version}
         if not await self._run(caller, "delete", (version is not None,), values):
             self._unless_stale(await self.get(caller, row_id), version)
+            await self.delete(caller, row_id, version=version)  # for a moment the caller was in another role
 
     async def _run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, object]) -> list[Row]:
         rows = await caller.db.run(self._statement(verb, caller.role, shape), {**values, **caller.binds})
@@ -128,8 +134,9 @@ class Verbs(Generic[Read]):
     def _compile(self, verb: str, role: str, shape: tuple[Any, ...]) -> Statement:
         return Statement(getattr(self, f"_say_{verb}")(role, *shape))
 
-    def _say_page(self, role: str, *equal: str) -> ClauseElement:
-        filters = [self._table.c[name] == self._bind("equal", name) for name in equal]
+    def _say_page(self, role: str, *equal: tuple[str, bool]) -> ClauseElement:
+        columns = [(self._table.c[name], name, is_null) for name, is_null in equal]
+        filters = [c.is_(None) if is_null else c == self._bind("equal", name) for c, name, is_null in columns]
         limit, skip = bindparam("limit", type_=BigInteger), bindparam("skip", type_=BigInteger)
         rows: Select[Any] = select(*self._columns).where(*self._visible(role), *filters)
         return rows.order_by(self._table.c.id.desc()).limit(limit).offset(skip)
