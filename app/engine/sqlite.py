@@ -51,7 +51,6 @@ class SQLite:
 
     async def close(self) -> None:
         if self._checkpointing:
-            self._checkpointing.cancel()
             await asyncio.wait([self._checkpointing])
         for connection in (self._reader, self._long_reader, self._writer):
             connection.close()
@@ -142,7 +141,8 @@ class Connection:
         return self._turn.locked()
 
     def close(self) -> None:
-        self.sqlite.interrupt()
+        if self.is_taken:  # else it would keep SQLite from writing the rest of the log into the file
+            self.sqlite.interrupt()
         self._thread.shutdown(cancel_futures=True)
         self.sqlite.close()
 
