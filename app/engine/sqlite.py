@@ -235,7 +235,7 @@ def prepare(connection: sqlite3.Connection) -> None:
             try:
                 connection.execute(f"PRAGMA {pragma}")
                 break
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 if not is_busy(error) or time.monotonic() > deadline:
                     connection.close()
                     raise
