@@ -452,22 +452,34 @@ def write_alone(url: str, name: str, many: int, together: Barrier) -> None:
     asyncio.run(write())
 
 
-def test_a_session_is_interrupted_when_its_statement_takes_too_long(
+@pytest.fixture
+def counting(
     url: str, settings: Settings, start: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
-):
+) -> TestClient:
+    """The real app, with a route of a team that counts by a Session."""
     monkeypatch.setattr(sessions, "STATEMENT_LIMIT", 0.3)
     app = create_app(settings.model_copy(update={"database_url": url}))
 
     @app.api_route("/count", methods=["GET", "POST"])
-    def count_to(session: SessionDep, far: int) -> int:
+    def count_by_session(session: SessionDep, far: int) -> int:
         return session.execute(COUNTED, {"far": far}).scalar_one()
 
     dispatch.install(app)
-    client = start(app)
-    for method in ("GET", "POST"):
-        begun = time.monotonic()
-        answer = client.request(method, "/count", params={"far": FOR_EVER})
-        took = time.monotonic() - begun
-        assert (answer.status_code, answer.json()["detail"], answer.headers["retry-after"]) == (503, TOO_LONG, "1")
-        assert 0.3 < took < 1
-        assert client.request(method, "/count", params={"far": 5}).json() == 5
+    return start(app)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_session_is_interrupted_when_its_statement_takes_too_long(counting: TestClient, method: str):
+    begun = time.monotonic()
+    answer = counting.request(method, "/count", params={"far": FOR_EVER})
+    took = time.monotonic() - begun
+    assert (answer.status_code, answer.json()["detail"], answer.headers["retry-after"]) == (503, TOO_LONG, "1")
+    assert 0.3 < took < 1
+    assert counting.request(method, "/count", params={"far": 5}).json() == 5
+
+
+def test_a_session_may_begin_long_after_the_last_one(counting: TestClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sessions, "STEPS", 1)
+    assert counting.get("/count", params={"far": 5}).json() == 5
+    time.sleep(0.4)  # the time of its connection's last statement is over
+    assert counting.get("/count", params={"far": 5}).json() == 5
