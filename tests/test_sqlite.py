@@ -4,6 +4,7 @@
 
 import asyncio
 import gc
+import multiprocessing
 import shutil
 import sqlite3
 import time
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from fastapi.testclient import TestClient
@@ -19,16 +21,21 @@ from sqlmodel import func, select, update
 
 from app import accounts
 from app.crud import transaction
-from app.engine import sqlite, waiting
+from app.deps import SessionDep
+from app.engine import dispatch, sessions, sqlite, waiting
+from app.engine.caller import Caller
+from app.engine.database import connect
 from app.engine.statement import Row, Statement
 from app.errors import Unavailable
+from app.main import create_app
+from app.settings import Settings
 from tests.conftest import POSTGRES, sign_up
-from tests.scratch import Booking, World, awaited, booking, bookings, world_at
+from tests.scratch import Booking, Notice, NoticeCreate, World, awaited, booking, bookings, notices, tables, world_at
 
 pytestmark = pytest.mark.skipif(bool(POSTGRES), reason="about SQLite")
 
 SHORT = 0.25  # seconds: what the loop may stand still on a busy machine. What it must not wait for takes longer
-FOR_EVER = 10**15
+FOR_EVER = 10**8  # half a minute or so: a test that fails must end
 TOO_LONG = "That took too long. Ask for less at once, or try again in a moment."
 BUSY = "The database is busy. Try again in a moment."
 FAILING = "The database cannot write, or not be read. Whoever runs it must look at it."
@@ -346,3 +353,140 @@ def test_a_connection_is_not_free_before_its_statement_has_ended(url: str, monke
 
     with world_at(url) as world:
         world.runner.run(cancel_twice(world))
+
+
+async def create_many(world: World, many: int, first: int = 0) -> None:
+    """So many bookings, each by itself, by four tasks at once."""
+
+    async def create(task: int) -> None:
+        for starts in range(first + task, first + many, 4):
+            await bookings.create(world.ann, booking(starts, 10**6))
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(create(task) for task in range(4)))
+
+
+def log_of(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///") + "-wal")
+
+
+@awaited
+async def test_the_write_ahead_log_stays_small_and_nobody_waits_for_it(world: World, full: bool):
+    many = 20_000 if full else 6000  # without checkpoints that would be 250 and 75 MB
+    async with watched(world) as waits:
+        await create_many(world, many)
+    assert log_of(world.url).stat().st_size < 16 * 2**20
+    assert max(waits) < SHORT
+    assert await everything(world) == [(starts, 10**6) for starts in range(many)]
+
+
+@awaited
+async def test_whoever_reads_what_is_old_only_puts_a_checkpoint_off(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sqlite, "CHECKPOINT", 100)
+    old = sqlite3.connect(world.url.removeprefix("sqlite:///"), isolation_level=None)
+    old.execute("BEGIN")
+    rows = "SELECT count(*) FROM scratch_bookings"
+    assert old.execute(rows).fetchone() == (0,)
+    async with watched(world) as waits:
+        await create_many(world, 1000)
+    assert old.execute(rows).fetchone() == (0,)
+    old.close()
+    await create_many(world, 200, first=1000)
+    size = log_of(world.url).stat().st_size
+    await create_many(world, 1000, first=1200)
+    assert log_of(world.url).stat().st_size == size
+    assert max(waits) < SHORT
+    assert len(await everything(world)) == 2200
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_closing_while_a_checkpoint_is_under_way_is_clean(
+    url: str, turns: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(sqlite, "CHECKPOINT", 1)
+
+    async def create_and_close() -> int:
+        async with connect(url) as db:
+            await notices.create(Caller(db), NoticeCreate(name="a"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        return len(asyncio.all_tasks())
+
+    with tables(url):
+        tasks = asyncio.run(create_and_close())
+    gc.collect()
+    assert (tasks, caplog.messages) == (1, [])  # the test's own task
+
+
+@awaited
+async def test_the_last_one_out_writes_all_of_the_log_into_the_file(world: World):
+    assert log_of(world.url).exists()
+    await world.db.close()
+    assert not log_of(world.url).exists()
+
+
+def test_four_processes_that_write_to_one_file_are_never_told_that_it_is_locked(url: str, full: bool):
+    names, many = "abcd", 1000 if full else 250
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(len(names))
+    with world_at(url) as world:
+        processes = [spawn.Process(target=write_alone, args=(url, name, many, together)) for name in names]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0] * len(names)
+        written = {name for (name,) in world.runner.run(world.db.run(Statement(select(Notice.__table__.c.name)), {}))}
+        assert written == {f"{name}{number}" for name in names for number in range(many)}
+
+
+def write_alone(url: str, name: str, many: int, together: Barrier) -> None:
+    """In a process of its own: verbs, and in between a transaction."""
+
+    async def write() -> None:
+        async with connect(url) as db:
+            application = Caller(db)
+            together.wait(30)
+            for number in range(many):
+                data = NoticeCreate(name=f"{name}{number}")
+                if number % 5:
+                    await notices.create(application, data)
+                    continue
+                async with transaction(application) as tx:
+                    await notices.page(tx, limit=1)  # whoever reads first must not be too late to write then
+                    await notices.create(tx, data)
+
+    asyncio.run(write())
+
+
+@pytest.fixture
+def counting(
+    url: str, settings: Settings, start: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> TestClient:
+    """The real app, with a route of a team that counts by a Session."""
+    monkeypatch.setattr(sessions, "STATEMENT_LIMIT", 0.3)
+    app = create_app(settings.model_copy(update={"database_url": url}))
+
+    @app.api_route("/count", methods=["GET", "POST"])
+    def count_by_session(session: SessionDep, far: int) -> int:
+        return session.execute(COUNTED, {"far": far}).scalar_one()
+
+    dispatch.install(app)
+    return start(app)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_session_is_interrupted_when_its_statement_takes_too_long(counting: TestClient, method: str):
+    begun = time.monotonic()
+    answer = counting.request(method, "/count", params={"far": FOR_EVER})
+    took = time.monotonic() - begun
+    assert (answer.status_code, answer.json()["detail"], answer.headers["retry-after"]) == (503, TOO_LONG, "1")
+    assert 0.3 < took < 1
+    assert counting.request(method, "/count", params={"far": 5}).json() == 5
+
+
+def test_a_session_may_begin_long_after_the_last_one(counting: TestClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sessions, "STEPS", 1)
+    assert counting.get("/count", params={"far": 5}).json() == 5
+    time.sleep(0.4)  # the time of its connection's last statement is over
+    assert counting.get("/count", params={"far": 5}).json() == 5

@@ -19,11 +19,11 @@ SERVER_TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s -c idle_in_transa
 
 def create_session_engine(url: str, *, pgbouncer: bool = False) -> Engine:
     """An engine for Sessions at `url`. Opens nothing yet."""
-    options: dict[str, Any] = {"pool_size": SESSIONS, "max_overflow": 0, "pool_timeout": 5, "pool_pre_ping": True}
+    options: dict[str, Any] = {"pool_size": SESSIONS, "max_overflow": 0, "pool_timeout": 5}
     options["hide_parameters"] = True  # an error in the log must not hold what was written
     if not url.startswith("sqlite"):
         pooled = {"prepare_threshold": None} if pgbouncer else {"options": SERVER_TIMEOUTS}
-        return create_engine(url, **options, connect_args={**pooled, "connect_timeout": 5})
+        return create_engine(url, **options, pool_pre_ping=True, connect_args={**pooled, "connect_timeout": 5})
     options |= {"json_serializer": write_json, "connect_args": {"timeout": 5, "check_same_thread": False}}
     engine = create_engine(url, **options)
     event.listen(engine, "connect", _prepare_sqlite)

@@ -52,7 +52,6 @@ class SQLite:
 
     async def close(self) -> None:
         if self._checkpointing:
-            self._checkpointing.cancel()
             await asyncio.wait([self._checkpointing])
         for connection in (self._reader, self._long_reader, self._writer):
             connection.close()
@@ -142,7 +141,8 @@ class Connection:
         return self._turn.locked()
 
     def close(self) -> None:
-        self.sqlite.interrupt()
+        if self.is_taken:  # else it would keep SQLite from writing the rest of the log into the file
+            self.sqlite.interrupt()
         self._thread.shutdown(cancel_futures=True)
         self.sqlite.close()
 
@@ -235,7 +235,7 @@ def prepare(connection: sqlite3.Connection) -> None:
             try:
                 connection.execute(f"PRAGMA {pragma}")
                 break
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 if not is_busy(error) or time.monotonic() > deadline:
                     connection.close()
                     raise
