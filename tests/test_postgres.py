@@ -1,0 +1,312 @@
+"""PostgreSQL's own ways to fail or to be short: timeouts, deadlocks, a pooler between, a bounded number of lines."""
+
+import asyncio
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import NullPool, create_engine, func, literal, select, text
+
+from app.crud import transaction
+from app.engine import migrations, waiting
+from app.engine.caller import Caller
+from app.engine.database import connect
+from app.engine.statement import Statement
+from app.engine.violations import explain
+from app.errors import Overtaken, Unavailable
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import POSTGRES, sign_up
+from tests.scratch import BookingUpdate, World, awaited, booking, bookings, empty_database, world_at
+from tests.servers import free_port
+
+pytestmark = pytest.mark.skipif(not POSTGRES, reason="PostgreSQL is not under test.")
+PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+# Newer ones can follow prepared statements; the older ones do not know the word.
+VERSION = (
+    re.findall(r"\d+", subprocess.run([PGBOUNCER, "-V"], capture_output=True, text=True).stdout) if PGBOUNCER else []
+)
+NO_PREPARED = "max_prepared_statements=0\n" if [int(part) for part in VERSION[:2]] >= [1, 21] else ""
+needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="Needs pgbouncer.")
+
+
+@pytest.fixture
+def world(database_url: str) -> Iterator[World]:
+    with world_at(database_url) as world:
+        yield world
+
+
+@contextmanager
+def pooler(url: str) -> Iterator[str]:
+    """PgBouncer in transaction mode, with two server connections, in front of `url`."""
+    assert PGBOUNCER is not None
+    there, port = psycopg.conninfo.conninfo_to_dict(url), free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        config, users = Path(folder) / "pgbouncer.ini", Path(folder) / "users"
+        users.write_text(f'"{there["user"]}" "{there.get("password", "")}"\n')
+        config.write_text(
+            f"[databases]\n* = host={there['host']} port={there.get('port', 5432)}\n[pgbouncer]\n"
+            f"listen_addr=127.0.0.1\nlisten_port={port}\nunix_socket_dir=\nauth_type=trust\nauth_file={users}\n"
+            f"pool_mode=transaction\ndefault_pool_size=2\n{NO_PREPARED}"
+        )
+        shutil.chown(folder, "postgres")  # it refuses to run as root too
+        for file in (config, users):
+            shutil.chown(file, "postgres")
+        process = subprocess.Popen(
+            [PGBOUNCER, "-q", config], user="postgres", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        through = f"postgresql://{there['user']}@127.0.0.1:{port}/{there['dbname']}"
+        try:
+            for _ in range(100):
+                with suppress(psycopg.OperationalError), psycopg.connect(through):
+                    break
+                time.sleep(0.05)
+            yield through
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+async def write_and_read(caller: Caller, number: int) -> int:
+    made = await bookings.create(caller, booking(number, number + 1, f"Room {number}"))
+    async with transaction(caller) as tx:
+        await bookings.update(tx, made.id, BookingUpdate(ends=number + 2))
+        await bookings.get(tx, made.id)
+    return (await bookings.get(caller, made.id)).version
+
+
+@needs_pgbouncer
+@awaited
+async def test_pgbouncer_in_transaction_mode_is_one_setting(world: World):
+    with pooler(world.url) as through:
+        async with connect(through, size=10, pgbouncer=True) as db:
+            ann = Caller(db, world.ann.identity)
+            for turn in range(5):
+                versions = await asyncio.gather(*(write_and_read(ann, 100 * turn + n) for n in range(16)))
+                assert versions == [2] * 16
+            (made,) = await bookings.page(ann, limit=1)
+            assert str(made.created_at.tzinfo) == "UTC"
+        # Without it, what one has prepared is looked for on another's line.
+        async with connect(through, size=10) as db:
+            with pytest.raises(Unavailable):
+                await bookings.page(Caller(db, world.ann.identity))
+
+
+@needs_pgbouncer
+def test_sessions_work_through_pgbouncer_too(database_url: str, settings: Settings, start: Any):
+    with pooler(database_url) as through:
+        app = create_app(settings.model_copy(update={"database_url": through, "pgbouncer": True}))
+        client = start(app)
+        ann = sign_up(client, "ann")
+        for number in range(20):
+            assert ann.post("/items", {"title": f"Item {number}"}).status_code == 201
+            with client.app.state.session_engine.connect() as connection:
+                assert connection.execute(text("SELECT count(*) FROM items")).scalar() == number + 1
+        assert client.get("/ready").status_code == 200
+        client.__exit__(None, None, None)
+        client.__enter__()
+
+
+@awaited
+async def test_of_two_transactions_in_a_deadlock_both_succeed_in_the_end(world: World):
+    first, second = [await bookings.create(world.ann, booking(n)) for n in (1, 2)]
+    met = asyncio.Barrier(2)
+    attempts = []
+
+    @waiting.retried
+    async def change(one: int, other: int, ends: int) -> None:
+        attempts.append(ends)
+        async with transaction(world.ann) as tx:
+            await bookings.update(tx, one, BookingUpdate(ends=ends))
+            if len(attempts) <= 2:
+                await met.wait()
+            await bookings.update(tx, other, BookingUpdate(ends=ends))
+
+    await asyncio.gather(change(first.id, second.id, 20), change(second.id, first.id, 30))
+    rows = await bookings.page(world.ann)
+    assert len(attempts) == 3
+    assert [row.version for row in rows] == [3, 3]
+    assert [row.ends for row in rows] == [attempts[-1]] * 2
+
+
+@awaited
+async def test_whoever_is_not_begun_anew_after_a_deadlock_is_told_to_come_back(world: World):
+    first, second = [await bookings.create(world.ann, booking(n)) for n in (1, 2)]
+    met = asyncio.Barrier(2)
+
+    async def change(one: int, other: int, ends: int) -> None:
+        async with transaction(world.ann) as tx:
+            await bookings.update(tx, one, BookingUpdate(ends=ends))
+            await met.wait()
+            await bookings.update(tx, other, BookingUpdate(ends=ends))
+
+    told = await asyncio.gather(
+        change(first.id, second.id, 20), change(second.id, first.id, 30), return_exceptions=True
+    )
+    (refusal,) = [each for each in told if each]
+    rows = await bookings.page(world.ann)
+    assert (type(refusal), str(refusal)) == (Overtaken, waiting.BUSY)
+    assert [row.version for row in rows] == [2, 2]
+    assert len({row.ends for row in rows}) == 1
+
+
+@contextmanager
+def repeatable_reads(folder: Path) -> Iterator[World]:
+    """A database where a change of what somebody else changed meanwhile is a serialization failure."""
+    with empty_database(folder, "serial") as url:
+        engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        name = engine.url.database
+        with engine.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'"))
+        migrations.upgrade(url)
+        with world_at(url) as world:
+            yield world
+
+
+def test_a_change_that_lost_to_another_is_made_again(tmp_path: Path):
+    with repeatable_reads(tmp_path) as world:
+
+        async def race() -> None:
+            made = await bookings.create(world.ann, booking(1, 2))
+            async with await psycopg.AsyncConnection.connect(world.url) as other:
+                await other.execute("UPDATE scratch_bookings SET room = 'Red', version = version + 1")
+                change = asyncio.create_task(bookings.update(world.ann, made.id, BookingUpdate(ends=9)))
+                await asyncio.sleep(0.2)
+                assert not change.done()
+                await other.commit()
+            row = await change
+            assert (row.room, row.ends, row.version) == ("Red", 9, 3)
+
+        world.runner.run(race())
+
+
+@awaited
+async def test_whoever_loses_again_and_again_is_told_to_come_back(world: World):
+    attempts = []
+
+    @waiting.retried
+    async def lose() -> None:
+        attempts.append(1)
+        raise explain(psycopg.errors.SerializationFailure()) or AssertionError
+
+    with pytest.raises(Overtaken):
+        await lose()
+    assert len(attempts) == waiting.ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("limit", "sentence"),
+    [
+        ("statement_timeout=200ms", "That took too long. Ask for less at once, or try again in a moment."),
+        ("idle_in_transaction_session_timeout=200ms", "The database does not answer. Try again in a moment."),
+    ],
+)
+@awaited
+async def test_the_servers_limits_are_told_and_leave_a_pool_that_works(
+    world: World, monkeypatch: pytest.MonkeyPatch, limit: str, sentence: str
+):
+    postgres = pytest.importorskip("app.engine.postgres")
+    monkeypatch.setattr(postgres, "SERVER_SETTINGS", f"-c TimeZone=UTC -c {limit}")
+    await world.db.close()
+    sleep = Statement(select(func.pg_sleep(literal(3))))
+    with pytest.raises(Unavailable) as refused:  # noqa: PT012  # where in it does not matter
+        async with transaction(world.ann) as tx:
+            if limit.startswith("idle"):
+                await asyncio.sleep(0.6)
+            else:
+                await tx.db.run(sleep, {})
+            await bookings.create(tx, booking(1))
+    assert str(refused.value) == sentence
+    await bookings.create(world.ann, booking(2))
+    assert [row.starts for row in await bookings.page(world.ann)] == [2]
+
+
+@awaited
+async def test_a_server_that_stands_still_is_not_waited_for_longer_than_the_limit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    postgres = pytest.importorskip("app.engine.postgres")
+    monkeypatch.setattr(postgres, "STATEMENT_LIMIT", 0.3)
+    with pytest.raises(Unavailable) as refused:
+        await world.db.run(Statement(select(func.pg_sleep(literal(3)))), {})
+    assert str(refused.value) == "That took too long. Ask for less at once, or try again in a moment."
+    await bookings.create(world.ann, booking(1))
+
+
+def test_verbs_sessions_and_ready_share_one_budget_of_connections(database_url: str, settings: Settings, start: Any):
+    count = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_start > :begun")
+    most, watch = 0, create_engine(database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with watch.connect() as watching, ThreadPoolExecutor(40) as pool:
+        begun = watching.execute(text("SELECT now()")).scalar_one()  # what earlier tests left is not ours
+        client = start(create_app(settings.model_copy(update={"database_connections": 8})))
+        ann = sign_up(client, "ann")
+        engine: Any = client.app.state.session_engine  # type: ignore[attr-defined]
+
+        def ask_by_session(_: int) -> None:
+            with suppress(Exception), engine.connect() as connection:
+                connection.execute(text("SELECT pg_sleep(0.05)"))
+
+        asked = [pool.submit(ann.post, "/items", {"title": "Foo"}) for _ in range(100)]
+        asked += [pool.submit(client.get, "/ready") for _ in range(20)]
+        pool.map(ask_by_session, range(60))
+        while not all(answer.done() for answer in asked):
+            most = max(most, watching.execute(count, {"begun": begun}).scalar_one())
+    assert {answer.result().status_code for answer in asked} == {200, 201}
+    assert 5 < most <= 8
+
+
+@awaited
+async def test_a_verb_is_one_message_and_nothing_is_sent_when_a_connection_is_given_back(world: World):
+    made = await bookings.create(world.ann, booking(1))
+    await bookings.get(world.ann, made.id)  # prepared by now
+    (connection,) = world.db._idle
+    sent = []
+    pg = connection._pg
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("send_"):
+                sent.append(name)
+            return getattr(pg, name)
+
+    connection._pg = Watched()
+    for _ in range(5):
+        await bookings.get(world.ann, made.id)
+    connection._pg = pg
+    assert sent == ["send_query_prepared"] * 5
+
+
+@pytest.mark.parametrize(
+    ("state", "refusal", "sentence"),
+    [
+        ("22003", "Invalid", "A number is too large or too small."),
+        ("22001", "Invalid", "A value is too long, or none that the database can keep."),
+        ("22P05", "Invalid", "A value is too long, or none that the database can keep."),
+        ("23503", "Clash", "It refers to something that does not exist, or something still refers to it."),
+        ("25006", "Unavailable", "The database cannot write, or not be read. Whoever runs it must look at it."),
+        ("40001", "Overtaken", "The database is busy. Try again in a moment."),
+        ("40P01", "Overtaken", "The database is busy. Try again in a moment."),
+        ("53100", "Unavailable", "The database cannot write, or not be read. Whoever runs it must look at it."),
+        ("53300", "Unavailable", "The database cannot write, or not be read. Whoever runs it must look at it."),
+        ("55P03", "Unavailable", "The database is busy. Try again in a moment."),
+        ("57014", "Unavailable", "That took too long. Ask for less at once, or try again in a moment."),
+        ("57P01", "Unavailable", "The database does not answer. Try again in a moment."),
+        ("57P03", "Unavailable", "The database does not answer. Try again in a moment."),
+        ("08006", "Unavailable", "The database does not answer. Try again in a moment."),
+        ("XX001", "Unavailable", "The database cannot write, or not be read. Whoever runs it must look at it."),
+        ("42703", "NoneType", "None"),
+        ("23502", "NoneType", "None"),
+    ],
+)
+def test_an_sqlstate_stands_for_one_refusal(state: str, refusal: str, sentence: str):
+    told = explain(psycopg.errors.lookup(state)())
+    assert (type(told).__name__, str(told)) == (refusal, sentence)
