@@ -218,8 +218,7 @@ class Connection:
 
     async def _in_thread(self, work: Callable[..., list[Row]], *arguments: object) -> list[Row]:
         loop = asyncio.get_running_loop()
-        self._look_at_the_clock_every(STEPS_IN_THREAD)
-        running = loop.run_in_executor(self._thread, partial(work, *arguments, limit=STATEMENT_LIMIT))
+        running = loop.run_in_executor(self._thread, self._for_long, work, *arguments)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -230,6 +229,11 @@ class Connection:
                 with suppress(asyncio.CancelledError):  # once more, which changes nothing
                     await asyncio.wait([running], timeout=0.01)
             raise
+
+    def _for_long(self, work: Callable[..., list[Row]], *arguments: object) -> list[Row]:
+        self._look_at_the_clock_every(STEPS_IN_THREAD)
+        try:
+            return work(*arguments, limit=STATEMENT_LIMIT)
         finally:
             self._look_at_the_clock_every(STEPS)
 
