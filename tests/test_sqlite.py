@@ -80,6 +80,12 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> float:
     return 0.3
 
 
+def look_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the clock. To be called before the database is opened."""
+    monkeypatch.setattr(sqlite, "STEPS", 1)
+    monkeypatch.setattr(sqlite, "STEPS_IN_THREAD", 1)
+
+
 @pytest.fixture(scope="module")
 def far() -> int:
     """How far SQLite counts in about a second."""
@@ -173,7 +179,7 @@ def test_a_write_that_is_interrupted_at_any_step_is_kept_once_or_refused(
 ):
     clock = Clock()
     monkeypatch.setattr(sqlite, "time", clock)
-    monkeypatch.setattr(sqlite, "STEPS", 1)
+    look_at_every_step(monkeypatch)
 
     async def book(world: World, starts: int) -> None:
         if work == "verb":
@@ -223,7 +229,7 @@ class Clock:
 
 
 def test_a_transaction_that_was_idle_for_long_is_undone_all_the_same(url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sqlite, "STEPS", 1)
+    look_at_every_step(monkeypatch)
 
     async def fail(world: World) -> None:
         async with transaction(world.ann) as tx:
@@ -242,7 +248,7 @@ def test_a_transaction_that_was_idle_for_long_is_undone_all_the_same(url: str, m
 def test_counting_what_there_is_can_be_too_much_for_now(
     url: str, start: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sqlite, "STEPS", 1)
+    look_at_every_step(monkeypatch)
     root = sign_up(start(database_url=url), "root", is_superuser=True)
     assert root.get("/admin/counts").json()["users"] == 1
     monkeypatch.setattr(sqlite, "STATEMENT_LIMIT", 1e-9)
@@ -276,6 +282,24 @@ async def test_two_that_count_all_rows_are_both_answered(world: World, far: int)
         both = await asyncio.gather(*(world.db.run(UNBOUNDED, {"far": far + n}) for n in range(2)))
     assert both == [[(far,)], [(far + 1,)]]
     assert max(waits) < SHORT
+
+
+@awaited
+async def test_a_statement_in_the_thread_is_not_starved_by_a_busy_loop(world: World, far: int):
+    far //= 4
+
+    async def be_busy() -> None:
+        while True:
+            sum(range(100_000))
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(be_busy())
+    begun = time.monotonic()
+    rows = await world.db.run(UNBOUNDED, {"far": far})
+    took = time.monotonic() - begun
+    busy.cancel()
+    assert rows == [(far,)]
+    assert took < 3  # alone it takes less than half a second
 
 
 @awaited
@@ -486,7 +510,7 @@ def test_a_session_is_interrupted_when_its_statement_takes_too_long(counting: Te
 
 
 def test_a_session_may_begin_long_after_the_last_one(counting: TestClient, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sessions, "STEPS", 1)
+    monkeypatch.setattr(sessions, "STEPS_IN_THREAD", 1)
     assert counting.get("/count", params={"far": 5}).json() == 5
     time.sleep(0.4)  # the time of its connection's last statement is over
     assert counting.get("/count", params={"far": 5}).json() == 5

@@ -26,6 +26,7 @@ from app.errors import Invalid, Unavailable
 LOOP_LIMIT = 0.05  # seconds that a statement may hold up the loop
 STATEMENT_LIMIT = 5.0  # seconds that it may take in a thread
 STEPS = 10_000  # of SQLite's virtual machine between two looks at the clock: less than a millisecond
+STEPS_IN_THREAD = 1_000_000  # there each look needs the GIL, and a busy loop lets go of it only every 5 ms
 CHECKPOINT = 1000  # changed rows after which the write-ahead log goes into the file
 # WAL: readers and the writer don't wait for each other.
 # SQLite ignores foreign keys unless every connection asks for them.
@@ -131,7 +132,7 @@ class Connection:
         prepare(self.sqlite)
         self.sqlite.executescript("PRAGMA busy_timeout=0; PRAGMA wal_autocheckpoint=0")
         self._deadline = 0.0
-        self.sqlite.set_progress_handler(lambda: time.monotonic() > self._deadline, STEPS)
+        self._look_at_the_clock_every(STEPS)
         self._thread = ThreadPoolExecutor(1, "sqlite")
         self._turn = asyncio.Lock()
         self._holder: asyncio.Task[object] | None = None
@@ -139,6 +140,9 @@ class Connection:
     @property
     def is_taken(self) -> bool:
         return self._turn.locked()
+
+    def _look_at_the_clock_every(self, steps: int) -> None:
+        self.sqlite.set_progress_handler(lambda: time.monotonic() > self._deadline, steps)
 
     def close(self) -> None:
         if self.is_taken:  # else it would keep SQLite from writing the rest of the log into the file
@@ -214,7 +218,7 @@ class Connection:
 
     async def _in_thread(self, work: Callable[..., list[Row]], *arguments: object) -> list[Row]:
         loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self._thread, partial(work, *arguments, limit=STATEMENT_LIMIT))
+        running = loop.run_in_executor(self._thread, self._for_long, work, *arguments)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -225,6 +229,13 @@ class Connection:
                 with suppress(asyncio.CancelledError):  # once more, which changes nothing
                     await asyncio.wait([running], timeout=0.01)
             raise
+
+    def _for_long(self, work: Callable[..., list[Row]], *arguments: object) -> list[Row]:
+        self._look_at_the_clock_every(STEPS_IN_THREAD)
+        try:
+            return work(*arguments, limit=STATEMENT_LIMIT)
+        finally:
+            self._look_at_the_clock_every(STEPS)
 
 
 def prepare(connection: sqlite3.Connection) -> None:
