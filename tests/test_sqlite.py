@@ -22,7 +22,7 @@ from sqlmodel import func, select, update
 from app import accounts
 from app.crud import transaction
 from app.deps import SessionDep
-from app.engine import dispatch, sessions, sqlite, waiting
+from app.engine import dispatch, sessions, sqlite, sqlite_connection, waiting
 from app.engine.caller import Caller
 from app.engine.database import connect
 from app.engine.statement import Row, Statement
@@ -82,8 +82,8 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> float:
 
 def look_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the clock. To be called before the database is opened."""
-    monkeypatch.setattr(sqlite, "STEPS", 1)
-    monkeypatch.setattr(sqlite, "STEPS_IN_THREAD", 1)
+    monkeypatch.setattr(sqlite_connection, "STEPS", 1)
+    monkeypatch.setattr(sqlite_connection, "STEPS_IN_THREAD", 1)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ async def test_a_long_statement_is_answered_while_the_loop_goes_on(
     world: World, kind: str, far: int, monkeypatch: pytest.MonkeyPatch
 ):
     if kind.startswith("unbounded"):
-        monkeypatch.setattr(sqlite, "LOOP_LIMIT", 60)  # it would not be interrupted there
+        monkeypatch.setattr(sqlite_connection, "LOOP_LIMIT", 60)  # it would not be interrupted there
     await bookings.create(world.ann, booking(1, 10))
     begun = time.monotonic()
     async with watched(world) as waits:
@@ -159,7 +159,7 @@ async def test_a_long_statement_is_answered_while_the_loop_goes_on(
 async def test_a_statement_over_its_limit_is_refused_and_nothing_of_it_is_kept(
     world: World, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sqlite, "STATEMENT_LIMIT", 0.3)
+    monkeypatch.setattr(sqlite_connection, "STATEMENT_LIMIT", 0.3)
     await bookings.create(world.ann, booking(1, 10))
     begun = time.monotonic()
     async with watched(world) as waits:
@@ -178,7 +178,7 @@ def test_a_write_that_is_interrupted_at_any_step_is_kept_once_or_refused(
     url: str, work: str, monkeypatch: pytest.MonkeyPatch
 ):
     clock = Clock()
-    monkeypatch.setattr(sqlite, "time", clock)
+    monkeypatch.setattr(sqlite_connection, "time", clock)
     look_at_every_step(monkeypatch)
 
     async def book(world: World, starts: int) -> None:
@@ -235,7 +235,7 @@ def test_a_transaction_that_was_idle_for_long_is_undone_all_the_same(url: str, m
         async with transaction(world.ann) as tx:
             await bookings.create(tx, booking(1))
             await bookings.page(tx)
-            await asyncio.sleep(2 * sqlite.LOOP_LIMIT)  # the time of that last statement is over
+            await asyncio.sleep(2 * sqlite_connection.LOOP_LIMIT)  # the time of that last statement is over
             raise ZeroDivisionError
 
     with world_at(url) as world:
@@ -251,7 +251,7 @@ def test_counting_what_there_is_can_be_too_much_for_now(
     look_at_every_step(monkeypatch)
     root = sign_up(start(database_url=url), "root", is_superuser=True)
     assert root.get("/admin/counts").json()["users"] == 1
-    monkeypatch.setattr(sqlite, "STATEMENT_LIMIT", 1e-9)
+    monkeypatch.setattr(sqlite_connection, "STATEMENT_LIMIT", 1e-9)
     answer = root.get("/admin/counts")
     assert (answer.status_code, answer.json()["detail"], answer.headers["retry-after"]) == (503, TOO_LONG, "1")
     assert root.get("/users/me").status_code == 200
@@ -344,13 +344,13 @@ async def test_what_nobody_waits_for_any_more_is_interrupted(world: World, kind:
 
 
 def test_a_connection_is_not_free_before_its_statement_has_ended(url: str, monkeypatch: pytest.MonkeyPatch):
-    prepare = sqlite.prepare
+    prepare = sqlite_connection.prepare
 
     def prepare_and_add_nap(connection: sqlite3.Connection) -> None:
         prepare(connection)
         connection.create_function("nap", 1, time.sleep)  # nothing interrupts it
 
-    monkeypatch.setattr(sqlite, "prepare", prepare_and_add_nap)
+    monkeypatch.setattr(sqlite_connection, "prepare", prepare_and_add_nap)
     nap = Statement(update(Booking).values(ends=func.coalesce(func.nap(3 * SHORT), 99), updated_at=_booking.updated_at))
 
     async def doze(world: World) -> None:

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, create_engine
 
-from app.engine.sqlite import STEPS_IN_THREAD, prepare, write_json
+from app.engine.sqlite import write_json
+from app.engine.sqlite_connection import STEPS_IN_THREAD, prepare
 
 # deps.py lets no more requests in than this, so the pool is never waited for.
 SESSIONS = 5
