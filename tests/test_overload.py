@@ -46,7 +46,7 @@ class Held:
         @router.get("/verb")
         async def hold(fail: bool = False) -> None:
             self.inside.release()
-            await asyncio.to_thread(self.gate.wait, 20)
+            await asyncio.to_thread(self.gate.wait, 6)
             if fail:
                 raise HTTPException(418)
 
@@ -54,14 +54,14 @@ class Held:
         def hold_session(session: SessionDep) -> None:
             session.exec(select(User)).first()
             self.inside.release()
-            self.gate.wait(20)
+            self.gate.wait(6)
 
         return router
 
     def ask(self, number: int, path: str) -> list[Any]:
         asked = [self.pool.submit(self.client.get, path) for _ in range(number)]
         for _ in range(number):
-            assert self.inside.acquire(timeout=10)
+            assert self.inside.acquire(timeout=4)
         return asked
 
 
