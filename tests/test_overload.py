@@ -87,9 +87,11 @@ def test_a_place_is_free_again_whatever_the_answer_was(settings: Settings, start
             held.client.get(path)
     held.gate.clear()
     held.inside = threading.Semaphore(0)
-    asked = held.ask(8, "/held/verb")
-    assert held.client.get("/held/verb").status_code == 503
-    held.gate.set()
+    try:
+        asked = held.ask(8, "/held/verb")
+        assert held.client.get("/held/verb").status_code == 503
+    finally:
+        held.gate.set()
     assert [answer.result().status_code for answer in asked] == [200] * 8
 
 
@@ -120,6 +122,7 @@ def test_of_many_who_log_in_at_once_only_so_many_reach_the_database(
 
     async def counted(statement: Any, values: Any) -> Any:
         asked.append(values)
+        await asyncio.sleep(0.5)  # so that all are there before the first has its answer
         return await run(statement, values)
 
     monkeypatch.setattr(state.database, "run", counted)
