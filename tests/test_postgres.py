@@ -244,6 +244,28 @@ async def test_a_server_that_stands_still_is_not_waited_for_longer_than_the_limi
     await bookings.create(world.ann, booking(1))
 
 
+SLOW_COMMIT = """
+    CREATE FUNCTION scratch_wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER scratch_wait AFTER INSERT ON scratch_bookings DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION scratch_wait();
+"""
+
+
+@awaited
+async def test_what_is_being_committed_is_never_called_undone(
+    world: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("app.engine.transaction.TRANSACTION_LIMIT", 0.3)
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(SLOW_COMMIT)
+        try:
+            async with transaction(world.ann) as tx:
+                await bookings.create(tx, booking(1))
+        finally:
+            owner.execute("DROP FUNCTION scratch_wait CASCADE")
+    assert [row.starts for row in await bookings.page(world.ann)] == [1]
+
+
 class Way:
     """A way to PostgreSQL: `block` it, and nothing gets through; `cut` it, and whoever is on it has lost connection."""
 
