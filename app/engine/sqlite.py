@@ -69,12 +69,13 @@ class SQLite:
 
     async def _write(self, sql: str, arguments: Sequence[Any]) -> list[Row]:
         try:
-            if not self._writer.is_taken:
-                with suppress(_Busy, _TooLong):
-                    return self._writer.write(sql, arguments)
-            async with self._writer.alone() as connection:
-                with suppress(_TooLong):
+            with suppress(_TooLong):
+                if not self._writer.is_taken:
+                    with suppress(_Busy):
+                        return self._writer.write(sql, arguments)
+                async with self._writer.alone() as connection:
                     return await connection.run(connection.write, sql, arguments)
+            async with self._writer.alone() as connection:
                 return await connection.run(connection.write, sql, arguments, in_thread=True)
         finally:
             self._checkpoint_if_due()
