@@ -154,6 +154,15 @@ async def test_a_long_statement_is_answered_while_the_loop_goes_on(
     assert max(waits) < SHORT
 
 
+@awaited
+async def test_a_long_write_is_tried_on_the_loop_only_once(world: World, far: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sqlite, "LOOP_LIMIT", 0.4)
+    await bookings.create(world.ann, booking(1, 10))
+    async with watched(world) as waits:
+        await ask(world, "write", far)
+    assert 0.4 < max(waits) < 0.7
+
+
 @every_kind
 @awaited
 async def test_a_statement_over_its_limit_is_refused_and_nothing_of_it_is_kept(

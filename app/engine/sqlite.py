@@ -59,12 +59,13 @@ class SQLite:
 
     async def _write(self, sql: str, arguments: Sequence[Any]) -> list[Row]:
         try:
-            if not self._writer.is_taken:
-                with suppress(Busy, TooLong):
-                    return self._writer.write(sql, arguments)
-            async with self._writer.alone() as connection:
-                with suppress(TooLong):
+            with suppress(TooLong):
+                if not self._writer.is_taken:
+                    with suppress(Busy):
+                        return self._writer.write(sql, arguments)
+                async with self._writer.alone() as connection:
                     return await connection.run(connection.write, sql, arguments)
+            async with self._writer.alone() as connection:
                 return await connection.run(connection.write, sql, arguments, in_thread=True)
         finally:
             self._checkpoint_if_due()
