@@ -156,7 +156,7 @@ async def test_a_long_statement_is_answered_while_the_loop_goes_on(
 
 @awaited
 async def test_a_long_write_is_tried_on_the_loop_only_once(world: World, far: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sqlite, "LOOP_LIMIT", 0.4)
+    monkeypatch.setattr(sqlite_connection, "LOOP_LIMIT", 0.4)
     await bookings.create(world.ann, booking(1, 10))
     async with watched(world) as waits:
         await ask(world, "write", far)
