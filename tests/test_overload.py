@@ -142,7 +142,7 @@ def test_of_many_who_log_in_at_once_only_so_many_reach_the_database(
 def test_hashing_gives_way_to_everything_else(client: TestClient):
     state: Any = client.app.state  # type: ignore[attr-defined]
     niceness = state.hasher._executor.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-    assert niceness.result() == os.getpriority(os.PRIO_PROCESS, 0) + 5
+    assert niceness.result() > os.getpriority(os.PRIO_PROCESS, 0)
 
 
 @pytest.mark.parametrize("broken", ["UPDATE alembic_version SET version_num = 'older'", "DROP TABLE alembic_version"])
