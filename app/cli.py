@@ -19,6 +19,7 @@ from app.settings import ROOT, get_settings
 from app.start import opened, prepare, say
 
 main = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+GRACE = 8  # seconds to finish what is under way: a stalled client must not keep a server alive, and Docker kills at 10
 Port = Annotated[int, typer.Option(help="Where to listen.", min=1, max=65535)]
 Host = Annotated[str, typer.Option(help="Which of this machine's addresses; 0.0.0.0 for all.")]
 
@@ -42,7 +43,15 @@ def run(host: Host = "127.0.0.1", port: Port = 8000, reload: bool = True) -> Non
 
     # uvicorn ends what is under way, and then sends itself the signal again: that is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run("app.main:app", host=host, port=port, reload=reload, reload_dirs=["app"], server_header=False)
+    uvicorn.run(
+        "app.main:app",
+        host=host,
+        port=port,
+        reload=reload,
+        reload_dirs=["app"],
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+    )
 
 
 @main.command()

@@ -56,7 +56,7 @@ class Server:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(20)
 
     def kill(self) -> None:
         """As the kernel does when memory runs out: nothing is finished, nothing is said."""

@@ -3,8 +3,10 @@
 import asyncio
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import NullPool, create_engine, func, literal, select, text
+from sqlalchemy import NullPool, Text, bindparam, create_engine, func, literal, make_url, select, text
 
 from app.crud import transaction
 from app.engine import migrations, waiting
@@ -240,6 +242,91 @@ async def test_a_server_that_stands_still_is_not_waited_for_longer_than_the_limi
         await world.db.run(Statement(select(func.pg_sleep(literal(3)))), {})
     assert str(refused.value) == "That took too long. Ask for less at once, or try again in a moment."
     await bookings.create(world.ann, booking(1))
+
+
+SLOW_COMMIT = """
+    CREATE FUNCTION scratch_wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER scratch_wait AFTER INSERT ON scratch_bookings DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION scratch_wait();
+"""
+
+
+@awaited
+async def test_what_is_being_committed_is_never_called_undone(
+    world: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("app.engine.transaction.TRANSACTION_LIMIT", 0.3)
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(SLOW_COMMIT)
+        try:
+            async with transaction(world.ann) as tx:
+                await bookings.create(tx, booking(1))
+        finally:
+            owner.execute("DROP FUNCTION scratch_wait CASCADE")
+    assert [row.starts for row in await bookings.page(world.ann)] == [1]
+
+
+class Way:
+    """A way to PostgreSQL: `block` it, and nothing gets through; `cut` it, and whoever is on it has lost connection."""
+
+    def __init__(self, url: str) -> None:
+        self.there, self.listener = make_url(url), socket.create_server(("127.0.0.1", 0))
+        self.url = self.there.set(host="127.0.0.1", port=self.listener.getsockname()[1])
+        self.is_open, self.ends = threading.Event(), list[socket.socket]()
+        self.is_open.set()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                ends = self.listener.accept()[0], socket.create_connection((self.there.host, self.there.port or 5432))
+                self.ends += ends
+                for way in (ends, ends[::-1]):
+                    threading.Thread(target=self.carry, args=way, daemon=True).start()
+
+    def carry(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while self.is_open.wait() and (data := source.recv(2**16)):
+                target.sendall(data)
+
+    def block(self) -> None:
+        self.is_open.clear()
+
+    def cut(self) -> None:
+        while self.ends:
+            with self.ends.pop() as end, suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self.is_open.set()
+
+
+@pytest.fixture
+def way(database_url: str) -> Iterator[Way]:
+    way = Way(database_url)
+    yield way
+    way.listener.shutdown(socket.SHUT_RDWR)
+    way.listener.close()
+    way.cut()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_connection_that_breaks_while_much_is_sent_harms_no_other(way: Way, loop: str):
+    length = Statement(select(func.length(bindparam("text", type_=Text()))))
+
+    async def send() -> None:
+        async with connect(way.url.render_as_string(hide_password=False), size=1) as database:
+            assert await database.run(length, {"text": "short"}) == [(5,)]
+            way.block()
+            sending = asyncio.create_task(database.run(length, {"text": "x" * 20_000_000}))
+            await asyncio.sleep(0.3)  # now the socket's buffer is full
+            way.cut()
+            assert await sending == [(20_000_000,)]
+            assert await database.run(length, {"text": "short"}) == [(5,)]
+
+    complaints: list[dict[str, Any]] = []
+    with asyncio.Runner(loop_factory=pytest.importorskip(loop).new_event_loop) as runner:
+        runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        runner.run(send())
+    assert complaints == []
 
 
 def test_verbs_sessions_and_ready_share_one_budget_of_connections(database_url: str, settings: Settings, start: Any):

@@ -92,6 +92,15 @@ def test_of_two_servers_that_start_at_once_both_come_up_and_one_prints_a_passwor
             assert server.http.get(f"http://127.0.0.1:{server.port}{path}").status_code == 200
 
 
+def test_a_client_who_stalls_does_not_keep_a_server_alive(serve: Callable[..., Server]):
+    server = serve().is_up()
+    with socket.create_connection(("127.0.0.1", server.port)) as stalled:
+        stalled.sendall(b"POST /api/v1/items HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        assert server.log_in("nobody").status_code == 400  # so the other request is under way
+        assert server.stop() == 0
+    assert "Application shutdown complete." in server.said
+
+
 def test_a_taken_port_is_told_in_one_sentence(cadre: Callable[..., Any]):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

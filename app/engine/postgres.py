@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -120,6 +120,8 @@ class Connection:
 
     def close(self) -> None:
         if self._socket >= 0:
+            with suppress(OSError):  # else the next connection might get its number
+                self._loop.remove_writer(self._socket)
             self._loop.remove_reader(self._socket)
             self._socket = -1
             self._pg.finish()
@@ -184,7 +186,7 @@ class Connection:
     async def _result(self) -> pq.abc.PGresult:
         self._answer = self._loop.create_future()
         # asyncio.timeout() would cost as much as half of the rest.
-        timer = self._loop.call_later(STATEMENT_LIMIT, self._give_up)
+        timer = self._loop.call_later(STATEMENT_LIMIT, self._fail, Unavailable(TOO_LONG))
         try:
             while self._pg.flush():
                 await self._writable()
@@ -199,18 +201,22 @@ class Connection:
     async def _writable(self) -> None:
         """The socket's buffer is full: wait until the server has taken some."""
         self._ready = self._loop.create_future()
-        self._loop.add_writer(self._socket, self._ready.set_result, None)
+        self._loop.add_writer(self._socket, self._go_on)
         try:
             await self._ready
         finally:
-            self._loop.remove_writer(self._socket)
+            if self._socket >= 0:
+                self._loop.remove_writer(self._socket)
             self._ready = None
 
-    def _give_up(self) -> None:
-        """The limit is over: whoever waits is told so, and the connection, which is not idle, will be closed."""
+    def _go_on(self) -> None:
+        if self._ready and not self._ready.done():
+            self._ready.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
         waited_for = self._ready or self._answer
         if waited_for and not waited_for.done():
-            waited_for.set_exception(Unavailable(TOO_LONG))
+            waited_for.set_exception(error)
 
     def _read(self) -> None:
         """Called whenever the server has said something; also while idle, so that a dead one is noticed at once."""
@@ -223,8 +229,7 @@ class Connection:
                     return
         except psycopg.Error as error:
             self.close()
-            if self._answer and not self._answer.done():
-                self._answer.set_exception(error)
+            self._fail(error)
             return
         if self._answer and not self._answer.done() and self._last is not None:
             self._answer.set_result(self._last)

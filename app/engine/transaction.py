@@ -46,9 +46,10 @@ async def hold(transaction: Transaction, *, commit: Finish, rollback: Finish) ->
     try:
         async with asyncio.timeout(TRANSACTION_LIMIT) as limit:
             yield transaction
-            if transaction.failure:
-                raise transaction.failure
-            await commit()
+        if transaction.failure:
+            raise transaction.failure
+        # With a limit of its own: of a commit that was sent nobody can say that nothing was kept.
+        await commit()
     except TimeoutError:
         if not limit.expired():
             raise
