@@ -6,6 +6,7 @@ What takes longer is interrupted, and begun anew in a thread; what takes too lon
 import asyncio
 import json
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -20,6 +21,7 @@ from app.engine.transaction import Transaction, hold
 from app.engine.violations import explain
 from app.errors import Unavailable
 
+SWITCH = 0.0005  # seconds after which a thread that waits for the GIL gets it
 CHECKPOINT = 1000  # changed rows after which the write-ahead log goes into the file
 # SQLite compares JSON as text: the same object must be the same text.
 write_json = partial(json.dumps, sort_keys=True, allow_nan=False)
@@ -37,6 +39,9 @@ class SQLite:
             self._reader, self._long_reader, self._writer = Connection(path), Connection(path), Connection(path)
         except sqlite3.Error as error:
             raise explain(error) or error from error
+        # A loop that lets go of the GIL for a moment every other millisecond is never asked for it: after 5 ms of
+        # waiting, Python's default, it has it back, and a thread waits for ever.
+        sys.setswitchinterval(SWITCH)
         self._checkpointed = 0
         self._checkpointing: asyncio.Task[None] | None = None
 
