@@ -1,13 +1,8 @@
 """PostgreSQL's own ways to fail or to be short: timeouts, deadlocks, a pooler between, a bounded number of lines."""
 
 import asyncio
-import re
-import shutil
 import socket
-import subprocess
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -27,55 +22,17 @@ from app.engine.violations import explain
 from app.errors import Overtaken, Unavailable
 from app.main import create_app
 from app.settings import Settings
+from tests.clusters import needs_pgbouncer, pooler
 from tests.conftest import POSTGRES, sign_up
 from tests.scratch import BookingUpdate, World, awaited, booking, bookings, empty_database, world_at
-from tests.servers import free_port
 
 pytestmark = pytest.mark.skipif(not POSTGRES, reason="PostgreSQL is not under test.")
-PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
-# Newer ones can follow prepared statements; the older ones do not know the word.
-VERSION = (
-    re.findall(r"\d+", subprocess.run([PGBOUNCER, "-V"], capture_output=True, text=True).stdout) if PGBOUNCER else []
-)
-NO_PREPARED = "max_prepared_statements=0\n" if [int(part) for part in VERSION[:2]] >= [1, 21] else ""
-needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="Needs pgbouncer.")
 
 
 @pytest.fixture
 def world(database_url: str) -> Iterator[World]:
     with world_at(database_url) as world:
         yield world
-
-
-@contextmanager
-def pooler(url: str) -> Iterator[str]:
-    """PgBouncer in transaction mode, with two server connections, in front of `url`."""
-    assert PGBOUNCER is not None
-    there, port = psycopg.conninfo.conninfo_to_dict(url), free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        config, users = Path(folder) / "pgbouncer.ini", Path(folder) / "users"
-        users.write_text(f'"{there["user"]}" "{there.get("password", "")}"\n')
-        config.write_text(
-            f"[databases]\n* = host={there['host']} port={there.get('port', 5432)}\n[pgbouncer]\n"
-            f"listen_addr=127.0.0.1\nlisten_port={port}\nunix_socket_dir=\nauth_type=trust\nauth_file={users}\n"
-            f"pool_mode=transaction\ndefault_pool_size=2\n{NO_PREPARED}"
-        )
-        shutil.chown(folder, "postgres")  # it refuses to run as root too
-        for file in (config, users):
-            shutil.chown(file, "postgres")
-        process = subprocess.Popen(
-            [PGBOUNCER, "-q", config], user="postgres", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        through = f"postgresql://{there['user']}@127.0.0.1:{port}/{there['dbname']}"
-        try:
-            for _ in range(100):
-                with suppress(psycopg.OperationalError), psycopg.connect(through):
-                    break
-                time.sleep(0.05)
-            yield through
-        finally:
-            process.terminate()
-            process.wait(10)
 
 
 async def write_and_read(caller: Caller, number: int) -> int:
@@ -114,6 +71,7 @@ def test_sessions_work_through_pgbouncer_too(database_url: str, settings: Settin
             with client.app.state.session_engine.connect() as connection:
                 assert connection.execute(text("SELECT count(*) FROM items")).scalar() == number + 1
         assert client.get("/ready").status_code == 200
+        # It must let go before the pooler ends; the fixture will close it once more.
         client.__exit__(None, None, None)
         client.__enter__()
 

@@ -18,8 +18,8 @@ import pytest
 from sqlalchemy import make_url
 
 from app.crud import transaction, users
-from app.engine import sqlite, waiting
 from app.engine import transaction as shared_transaction
+from app.engine import waiting
 from app.engine.caller import Caller
 from app.engine.database import connect
 from app.errors import Clash, Missing, Unavailable
@@ -50,7 +50,7 @@ def set_limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
     """Change a limit of both engines."""
 
     def change(name: str, value: object) -> None:
-        modules = [sqlite, shared_transaction, waiting]
+        modules = [shared_transaction, waiting]
         if POSTGRES:
             from app.engine import postgres
 

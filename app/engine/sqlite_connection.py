@@ -17,7 +17,7 @@ from app.errors import Invalid, Unavailable
 LOOP_LIMIT = 0.05  # seconds that a statement may hold up the loop
 STATEMENT_LIMIT = 5.0  # seconds that it may take in a thread
 STEPS = 10_000  # of SQLite's virtual machine between two looks at the clock: less than a millisecond
-STEPS_IN_THREAD = 1_000_000  # there each look needs the GIL, and a busy loop lets go of it only every 5 ms
+STEPS_IN_THREAD = 1_000_000  # there each look needs the GIL, and beside a busy loop waits for it
 # WAL: readers and the writer don't wait for each other.
 # SQLite ignores foreign keys unless every connection asks for them.
 PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
