@@ -17,8 +17,8 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 from app.engine import waiting
 from app.engine.statement import Row, Runs, Statement, Values
 from app.engine.transaction import Transaction, hold
-from app.engine.violations import GONE, TOO_LONG, explain, is_broken
-from app.errors import Overtaken, Unavailable
+from app.engine.violations import GONE, OUT_OF_RANGE, TOO_LONG, explain, is_broken
+from app.errors import Invalid, Overtaken, Unavailable
 
 OUTDATED = ("0A000", "26000")  # "cached plan must not change result type", "prepared statement does not exist"
 OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
@@ -134,6 +134,8 @@ class Connection:
         arguments = compiled.arguments(values)
         try:
             return await self._fetch(compiled.sql, arguments)
+        except OverflowError:
+            raise Invalid(OUT_OF_RANGE) from None
         except psycopg.Error as error:
             if error.sqlstate in OUTDATED:
                 # A migration changed the table: nothing has run yet, and what was prepared is of no use.
