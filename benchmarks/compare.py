@@ -35,7 +35,7 @@ from benchmarks.servers import CONTENDERS, ROOT, Server, install_fastify
 
 CONNECTIONS = [16, 64, 256, 1000]
 MANY = ("one", "mix")  # what is asked at more than the fewest connections, in fewer rounds
-MANY_ROUNDS = 3
+MANY_ROUNDS = 2
 MANY_SECONDS = 3  # it takes a while until a thousand connections are served
 LOGINS = ("base", "cadre")
 OURS = ("cadre", "cadre20")  # whose failures fail the run

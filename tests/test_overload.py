@@ -46,7 +46,7 @@ class Held:
         @router.get("/verb")
         async def hold(fail: bool = False) -> None:
             self.inside.release()
-            await asyncio.to_thread(self.gate.wait, 20)
+            await asyncio.to_thread(self.gate.wait, 6)
             if fail:
                 raise HTTPException(418)
 
@@ -54,14 +54,14 @@ class Held:
         def hold_session(session: SessionDep) -> None:
             session.exec(select(User)).first()
             self.inside.release()
-            self.gate.wait(20)
+            self.gate.wait(6)
 
         return router
 
     def ask(self, number: int, path: str) -> list[Any]:
         asked = [self.pool.submit(self.client.get, path) for _ in range(number)]
         for _ in range(number):
-            assert self.inside.acquire(timeout=10)
+            assert self.inside.acquire(timeout=4)
         return asked
 
 
@@ -87,9 +87,11 @@ def test_a_place_is_free_again_whatever_the_answer_was(settings: Settings, start
             held.client.get(path)
     held.gate.clear()
     held.inside = threading.Semaphore(0)
-    asked = held.ask(8, "/held/verb")
-    assert held.client.get("/held/verb").status_code == 503
-    held.gate.set()
+    try:
+        asked = held.ask(8, "/held/verb")
+        assert held.client.get("/held/verb").status_code == 503
+    finally:
+        held.gate.set()
     assert [answer.result().status_code for answer in asked] == [200] * 8
 
 
@@ -120,6 +122,7 @@ def test_of_many_who_log_in_at_once_only_so_many_reach_the_database(
 
     async def counted(statement: Any, values: Any) -> Any:
         asked.append(values)
+        await asyncio.sleep(0.5)  # so that all are there before the first has its answer
         return await run(statement, values)
 
     monkeypatch.setattr(state.database, "run", counted)
@@ -139,7 +142,7 @@ def test_of_many_who_log_in_at_once_only_so_many_reach_the_database(
 def test_hashing_gives_way_to_everything_else(client: TestClient):
     state: Any = client.app.state  # type: ignore[attr-defined]
     niceness = state.hasher._executor.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-    assert niceness.result() == os.getpriority(os.PRIO_PROCESS, 0) + 5
+    assert niceness.result() > os.getpriority(os.PRIO_PROCESS, 0)
 
 
 @pytest.mark.parametrize("broken", ["UPDATE alembic_version SET version_num = 'older'", "DROP TABLE alembic_version"])

@@ -22,7 +22,7 @@ from sqlmodel import func, select, update
 from app import accounts
 from app.crud import transaction
 from app.deps import SessionDep
-from app.engine import dispatch, sessions, sqlite, waiting
+from app.engine import dispatch, sessions, sqlite, sqlite_connection, waiting
 from app.engine.caller import Caller
 from app.engine.database import connect
 from app.engine.statement import Row, Statement
@@ -80,6 +80,12 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> float:
     return 0.3
 
 
+def look_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the clock. To be called before the database is opened."""
+    monkeypatch.setattr(sqlite_connection, "STEPS", 1)
+    monkeypatch.setattr(sqlite_connection, "STEPS_IN_THREAD", 1)
+
+
 @pytest.fixture(scope="module")
 def far() -> int:
     """How far SQLite counts in about a second."""
@@ -135,7 +141,7 @@ async def test_a_long_statement_is_answered_while_the_loop_goes_on(
     world: World, kind: str, far: int, monkeypatch: pytest.MonkeyPatch
 ):
     if kind.startswith("unbounded"):
-        monkeypatch.setattr(sqlite, "LOOP_LIMIT", 60)  # it would not be interrupted there
+        monkeypatch.setattr(sqlite_connection, "LOOP_LIMIT", 60)  # it would not be interrupted there
     await bookings.create(world.ann, booking(1, 10))
     begun = time.monotonic()
     async with watched(world) as waits:
@@ -150,7 +156,7 @@ async def test_a_long_statement_is_answered_while_the_loop_goes_on(
 
 @awaited
 async def test_a_long_write_is_tried_on_the_loop_only_once(world: World, far: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sqlite, "LOOP_LIMIT", 0.4)
+    monkeypatch.setattr(sqlite_connection, "LOOP_LIMIT", 0.4)
     await bookings.create(world.ann, booking(1, 10))
     async with watched(world) as waits:
         await ask(world, "write", far)
@@ -162,7 +168,7 @@ async def test_a_long_write_is_tried_on_the_loop_only_once(world: World, far: in
 async def test_a_statement_over_its_limit_is_refused_and_nothing_of_it_is_kept(
     world: World, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sqlite, "STATEMENT_LIMIT", 0.3)
+    monkeypatch.setattr(sqlite_connection, "STATEMENT_LIMIT", 0.3)
     await bookings.create(world.ann, booking(1, 10))
     begun = time.monotonic()
     async with watched(world) as waits:
@@ -181,8 +187,8 @@ def test_a_write_that_is_interrupted_at_any_step_is_kept_once_or_refused(
     url: str, work: str, monkeypatch: pytest.MonkeyPatch
 ):
     clock = Clock()
-    monkeypatch.setattr(sqlite, "time", clock)
-    monkeypatch.setattr(sqlite, "STEPS", 1)
+    monkeypatch.setattr(sqlite_connection, "time", clock)
+    look_at_every_step(monkeypatch)
 
     async def book(world: World, starts: int) -> None:
         if work == "verb":
@@ -232,13 +238,13 @@ class Clock:
 
 
 def test_a_transaction_that_was_idle_for_long_is_undone_all_the_same(url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sqlite, "STEPS", 1)
+    look_at_every_step(monkeypatch)
 
     async def fail(world: World) -> None:
         async with transaction(world.ann) as tx:
             await bookings.create(tx, booking(1))
             await bookings.page(tx)
-            await asyncio.sleep(2 * sqlite.LOOP_LIMIT)  # the time of that last statement is over
+            await asyncio.sleep(2 * sqlite_connection.LOOP_LIMIT)  # the time of that last statement is over
             raise ZeroDivisionError
 
     with world_at(url) as world:
@@ -251,10 +257,10 @@ def test_a_transaction_that_was_idle_for_long_is_undone_all_the_same(url: str, m
 def test_counting_what_there_is_can_be_too_much_for_now(
     url: str, start: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sqlite, "STEPS", 1)
+    look_at_every_step(monkeypatch)
     root = sign_up(start(database_url=url), "root", is_superuser=True)
     assert root.get("/admin/counts").json()["users"] == 1
-    monkeypatch.setattr(sqlite, "STATEMENT_LIMIT", 1e-9)
+    monkeypatch.setattr(sqlite_connection, "STATEMENT_LIMIT", 1e-9)
     answer = root.get("/admin/counts")
     assert (answer.status_code, answer.json()["detail"], answer.headers["retry-after"]) == (503, TOO_LONG, "1")
     assert root.get("/users/me").status_code == 200
@@ -285,6 +291,24 @@ async def test_two_that_count_all_rows_are_both_answered(world: World, far: int)
         both = await asyncio.gather(*(world.db.run(UNBOUNDED, {"far": far + n}) for n in range(2)))
     assert both == [[(far,)], [(far + 1,)]]
     assert max(waits) < SHORT
+
+
+@awaited
+async def test_a_statement_in_the_thread_is_not_starved_by_a_busy_loop(world: World, far: int):
+    far //= 4
+
+    async def be_busy() -> None:
+        while True:
+            sum(range(100_000))
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(be_busy())
+    begun = time.monotonic()
+    rows = await world.db.run(UNBOUNDED, {"far": far})
+    took = time.monotonic() - begun
+    busy.cancel()
+    assert rows == [(far,)]
+    assert took < 3  # alone it takes less than half a second
 
 
 @awaited
@@ -329,13 +353,13 @@ async def test_what_nobody_waits_for_any_more_is_interrupted(world: World, kind:
 
 
 def test_a_connection_is_not_free_before_its_statement_has_ended(url: str, monkeypatch: pytest.MonkeyPatch):
-    prepare = sqlite.prepare
+    prepare = sqlite_connection.prepare
 
     def prepare_and_add_nap(connection: sqlite3.Connection) -> None:
         prepare(connection)
         connection.create_function("nap", 1, time.sleep)  # nothing interrupts it
 
-    monkeypatch.setattr(sqlite, "prepare", prepare_and_add_nap)
+    monkeypatch.setattr(sqlite_connection, "prepare", prepare_and_add_nap)
     nap = Statement(update(Booking).values(ends=func.coalesce(func.nap(3 * SHORT), 99), updated_at=_booking.updated_at))
 
     async def doze(world: World) -> None:
@@ -495,7 +519,7 @@ def test_a_session_is_interrupted_when_its_statement_takes_too_long(counting: Te
 
 
 def test_a_session_may_begin_long_after_the_last_one(counting: TestClient, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sessions, "STEPS", 1)
+    monkeypatch.setattr(sessions, "STEPS_IN_THREAD", 1)
     assert counting.get("/count", params={"far": 5}).json() == 5
     time.sleep(0.4)  # the time of its connection's last statement is over
     assert counting.get("/count", params={"far": 5}).json() == 5

@@ -120,8 +120,7 @@ class Connection:
 
     def close(self) -> None:
         if self._socket >= 0:
-            # A writer as well: the next connection may get the same number.
-            with suppress(OSError):  # libpq may have closed it already
+            with suppress(OSError):  # else the next connection might get its number
                 self._loop.remove_writer(self._socket)
             self._loop.remove_reader(self._socket)
             self._socket = -1
@@ -189,7 +188,7 @@ class Connection:
     async def _result(self) -> pq.abc.PGresult:
         self._answer = self._loop.create_future()
         # asyncio.timeout() would cost as much as half of the rest.
-        timer = self._loop.call_later(STATEMENT_LIMIT, self._give_up)
+        timer = self._loop.call_later(STATEMENT_LIMIT, self._fail, Unavailable(TOO_LONG))
         try:
             while self._pg.flush():
                 await self._writable()
@@ -215,10 +214,6 @@ class Connection:
     def _go_on(self) -> None:
         if self._ready and not self._ready.done():
             self._ready.set_result(None)
-
-    def _give_up(self) -> None:
-        """The limit is over: whoever waits is told so, and the connection, which is not idle, will be closed."""
-        self._fail(Unavailable(TOO_LONG))
 
     def _fail(self, error: Exception) -> None:
         waited_for = self._ready or self._answer

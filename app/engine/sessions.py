@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, create_engine
 
-from app.engine.sqlite import STEPS, prepare, write_json
+from app.engine.sqlite import write_json
+from app.engine.sqlite_connection import STEPS_IN_THREAD, prepare
 
 # deps.py lets no more requests in than this, so the pool is never waited for.
 SESSIONS = 5
@@ -42,7 +43,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry)
     # The driver would begin transactions at the first write only, and so deferred; we begin them ourselves.
     connection.isolation_level = None
     prepare(connection)
-    connection.set_progress_handler(lambda: time.monotonic() > record.info.get("deadline", math.inf), STEPS)
+    connection.set_progress_handler(lambda: time.monotonic() > record.info.get("deadline", math.inf), STEPS_IN_THREAD)
 
 
 def _begin_sqlite(connection: Connection) -> None:
