@@ -17,8 +17,8 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 from app.engine import waiting
 from app.engine.statement import Row, Runs, Statement, Values
 from app.engine.transaction import Transaction, hold
-from app.engine.violations import GONE, TOO_LONG, explain, is_broken
-from app.errors import Overtaken, Unavailable
+from app.engine.violations import GONE, OUT_OF_RANGE, TOO_LONG, explain, is_broken
+from app.errors import Invalid, Overtaken, Unavailable
 
 OUTDATED = ("0A000", "26000")  # "cached plan must not change result type", "prepared statement does not exist"
 OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
@@ -83,12 +83,13 @@ class Postgres:
         # PgBouncer lends a server's connection for one transaction: what was prepared, or set, is somebody else's then.
         options: dict[str, Any] = {} if self._pgbouncer else {"options": SERVER_SETTINGS}
         try:
-            connection = await psycopg.AsyncConnection.connect(
-                self._url, autocommit=True, connect_timeout=5, tcp_user_timeout=10_000, **options
-            )
-            if self._pgbouncer:
-                await connection.execute("SET TimeZone TO 'UTC'")  # one of the few that PgBouncer keeps for its client
-        except psycopg.Error as error:
+            async with asyncio.timeout(STATEMENT_LIMIT):
+                connection = await psycopg.AsyncConnection.connect(
+                    self._url, autocommit=True, connect_timeout=5, tcp_user_timeout=10_000, **options
+                )
+                if self._pgbouncer:  # one of the few settings that PgBouncer keeps for its client
+                    await connection.execute("SET TimeZone TO 'UTC'")
+        except (psycopg.Error, TimeoutError) as error:
             raise Unavailable(GONE) from error
         return Connection(connection, self._idle, prepares=not self._pgbouncer)
 
@@ -107,7 +108,7 @@ class Connection:
         self._prepares, self._names = prepares, 0
         self._prepared: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._answer: asyncio.Future[pq.abc.PGresult] | None = None
-        self._ready: asyncio.Future[None] | None = None
+        self._ready = asyncio.Event()
         self._last: pq.abc.PGresult | None = None
         self._loop = asyncio.get_running_loop()
         self._pg.nonblocking = 1
@@ -133,6 +134,8 @@ class Connection:
         arguments = compiled.arguments(values)
         try:
             return await self._fetch(compiled.sql, arguments)
+        except OverflowError:
+            raise Invalid(OUT_OF_RANGE) from None
         except psycopg.Error as error:
             if error.sqlstate in OUTDATED:
                 # A migration changed the table: nothing has run yet, and what was prepared is of no use.
@@ -184,13 +187,14 @@ class Connection:
         return self._transformer.load_rows(0, result.ntuples, tuple)
 
     async def _result(self) -> pq.abc.PGresult:
-        self._answer = self._loop.create_future()
+        answer: asyncio.Future[pq.abc.PGresult] = self._loop.create_future()
+        self._answer = answer
         # asyncio.timeout() would cost as much as half of the rest.
         timer = self._loop.call_later(STATEMENT_LIMIT, self._fail, Unavailable(TOO_LONG))
         try:
-            while self._pg.flush():
+            while not answer.done() and self._pg.flush():
                 await self._writable()
-            result = await self._answer
+            result = await answer
         finally:
             timer.cancel()
             self._answer = None
@@ -200,23 +204,18 @@ class Connection:
 
     async def _writable(self) -> None:
         """The socket's buffer is full: wait until the server has taken some."""
-        self._ready = self._loop.create_future()
-        self._loop.add_writer(self._socket, self._go_on)
+        self._ready.clear()
+        self._loop.add_writer(self._socket, self._ready.set)
         try:
-            await self._ready
+            await self._ready.wait()
         finally:
             if self._socket >= 0:
                 self._loop.remove_writer(self._socket)
-            self._ready = None
-
-    def _go_on(self) -> None:
-        if self._ready and not self._ready.done():
-            self._ready.set_result(None)
 
     def _fail(self, error: Exception) -> None:
-        waited_for = self._ready or self._answer
-        if waited_for and not waited_for.done():
-            waited_for.set_exception(error)
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(error)
+        self._ready.set()
 
     def _read(self) -> None:
         """Called whenever the server has said something; also while idle, so that a dead one is noticed at once."""
