@@ -35,6 +35,17 @@ def world(database_url: str) -> Iterator[World]:
         yield world
 
 
+@needs_pgbouncer
+def test_through_pgbouncer_a_migration_may_say_the_same_many_times(tmp_path: Path):
+    with empty_database(tmp_path, "pooled") as direct, pooler(direct) as url:
+        migrations.upgrade(url)
+        for _ in range(4):
+            with migrations.connect(url) as connection:
+                for _ in range(10):
+                    connection.execute(text("SELECT 1"))
+        assert migrations.is_at_head(url)
+
+
 async def write_and_read(caller: Caller, number: int) -> int:
     made = await bookings.create(caller, booking(number, number + 1, f"Room {number}"))
     async with transaction(caller) as tx:

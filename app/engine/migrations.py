@@ -52,9 +52,9 @@ def connect(url: str) -> Iterator[Connection]:
     rebuilt must not take its children along."""
     where = make_url(url)
     is_sqlite = where.get_backend_name() == "sqlite"
-    engine = create_engine(
-        url, poolclass=NullPool, connect_args={"timeout": 30} if is_sqlite else {"connect_timeout": 10}
-    )
+    # PgBouncer lends a server's connection to the next client, with what was prepared on it.
+    postgres = {"connect_timeout": 10, "prepare_threshold": None}
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": 30} if is_sqlite else postgres)
     if is_sqlite:
         event.listen(engine, "connect", _begin_ourselves)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
