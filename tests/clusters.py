@@ -141,3 +141,13 @@ def give_away(path: Path) -> None:
     """To whom it is run as."""
     if os.getuid() == 0:
         shutil.chown(path, "postgres")
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A server's process that says nothing for as long as it lasts, and keeps its connection open."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

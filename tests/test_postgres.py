@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from app.engine.violations import explain
 from app.errors import Overtaken, Unavailable
 from app.main import create_app
 from app.settings import Settings
-from tests.clusters import needs_pgbouncer, pooler
+from tests.clusters import cluster, frozen, needs_cluster, needs_pgbouncer, pooler
 from tests.conftest import POSTGRES, sign_up
 from tests.scratch import BookingUpdate, World, awaited, booking, bookings, empty_database, world_at
 
@@ -211,6 +211,36 @@ async def test_a_server_that_stands_still_is_not_waited_for_longer_than_the_limi
         await world.db.run(Statement(select(func.pg_sleep(literal(3)))), {})
     assert str(refused.value) == "That took too long. Ask for less at once, or try again in a moment."
     await bookings.create(world.ann, booking(1))
+
+
+@needs_cluster
+def test_what_went_wrong_is_told_though_the_rollback_finds_nobody(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("app.engine.postgres.STATEMENT_LIMIT", 0.3)
+
+    async def pid_of(db: Any) -> int:
+        ((pid,),) = await db.run(Statement(select(func.pg_backend_pid())), {})
+        return pid
+
+    async def give_up(world: World) -> None:
+        with ExitStack() as stack:
+            async with asyncio.timeout(2), transaction(world.ann) as tx:
+                stack.enter_context(frozen(await pid_of(tx.db)))
+                raise ZeroDivisionError
+
+    async def begin(world: World) -> None:
+        with frozen(await pid_of(world.db)):
+            async with asyncio.timeout(2), transaction(world.ann):
+                pass
+
+    with cluster() as postgres:
+        migrations.upgrade(postgres.url)
+        with world_at(postgres.url, size=1) as world:
+            # What went wrong is told, not that the rollback found nobody.
+            with pytest.raises(ZeroDivisionError):
+                world.runner.run(give_up(world))
+            with pytest.raises(Unavailable, match="That took too long"):
+                world.runner.run(begin(world))
+            assert world.runner.run(bookings.page(world.ann)) == []
 
 
 SLOW_COMMIT = """

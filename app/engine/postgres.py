@@ -157,9 +157,10 @@ class Connection:
         await self.command(b"COMMIT")
 
     async def rollback(self) -> None:
-        """Undo what is open. A query under way is not waited for: the connection is given up instead."""
+        """Undo what is open. A query under way, or no answer: the connection is given up, which undoes it as well."""
         if self._socket >= 0 and self._pg.transaction_status in OPEN:
-            await self.command(b"ROLLBACK")
+            with suppress(Unavailable):
+                await self.command(b"ROLLBACK")
 
     async def _fetch(self, sql: str, arguments: Sequence[Any]) -> list[Row]:
         transformer = self._transformer
