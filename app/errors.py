@@ -58,6 +58,22 @@ class Stale(Refusal):
     status, otherwise = 412, "Changed meanwhile."
 
 
+class RequestTimeout(Refusal):
+    status, otherwise = 408, "That took too long to come."
+
+
+class ContentTooLarge(Refusal):
+    status, otherwise = 413, "Too large."
+
+
+class UnsupportedMediaType(Refusal):
+    status, otherwise = 415, "Not in a form that is read here."
+
+
+class Misdirected(Refusal):
+    status, otherwise = 421, "No such host here."
+
+
 class Invalid(Refusal):
     """The shape is right, a rule of the database is not."""
 

@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from app import pages, problems
 from app.deps import document_machine_tokens, require_writable
-from app.engine import dispatch
+from app.engine import dispatch, logs
 from app.engine.database import connect
 from app.engine.hashing import Hasher
 from app.engine.sessions import SESSIONS, create_session_engine
@@ -58,6 +58,7 @@ class Cadre(FastAPI):
 
 def create_app(settings: Settings) -> FastAPI:
     """The application under `settings`."""
+    logs.configure(for_people=settings.environment == "development")
     app = Cadre(
         title="Cadre",
         summary="A backend for small teams.",
@@ -69,7 +70,6 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # pages.py has them, with no CDN
         redoc_url=None,
-        max_body_size=2 * 2**20,  # a larger body would hold up everybody while it is read
         redirect_slashes=False,  # the routing table answers both spellings
         telemetry={"tracing": False, "metrics": False, "logs": False},  # a tenth of a small request, unasked for
     )
@@ -92,8 +92,14 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=EXPOSED,
             max_age=settings.cors_max_age,
         )
-    app.add_middleware(Envelope)  # added last: outermost
-    dispatch.install(app, at_once=settings.concurrent_requests, ungated=health.PATHS)
+    app.add_middleware(Envelope, log_requests=settings.log_requests)  # added last: outermost
+    dispatch.install(
+        app,
+        at_once=settings.concurrent_requests,
+        max_body_size=settings.max_body_size,
+        hosts=settings.hosts,
+        ungated=health.PATHS,
+    )
     return app
 
 

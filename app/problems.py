@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app import errors
+from app.engine import logs
 from app.engine.violations import explain
 from app.engine.waiting import BUSY
 
@@ -40,7 +41,7 @@ async def on_refusal(_request: Request, error: Exception) -> Response:
         raise error
     cause = refusal.__cause__ or refusal.__context__
     if refusal.status >= 500 and cause:  # not when there are just too many: then a line each would make it worse
-        log.warning("%s (%r)", refusal.detail, cause)
+        log.warning("%s (%s)", refusal.detail, logs.tell(cause))
     return JSONResponse(refusal.content(), refusal.status, headers=refusal.headers, media_type=refusal.media_type)
 
 

@@ -48,7 +48,7 @@ def test_a_description_has_lines_and_a_title_has_one(ann: Person):
 
 BAD_TITLES = {
     **{"empty": "", "spaces": "   ", "white space of other kinds": "\u00a0\u2003\u3000", "256 characters": "x" * 256},
-    **{"a number": 1, "true": True, "a list": ["Foo"], "an object": {"title": "Foo"}, "1 MB": "x" * 1_000_000},
+    **{"a number": 1, "true": True, "a list": ["Foo"], "an object": {"title": "Foo"}, "100 kB": "x" * 100_000},
 }
 
 
@@ -131,8 +131,9 @@ BAD_BODIES = {
     **{f"UTF-{kind}": '{"title": "Foo"}'.encode(f"utf-{kind}") for kind in ("16", "16-le", "16-be", "32")},
     **{
         "deep list": b"[" * 100_000,
-        "deep object": b'{"a":' * 100_000,
-        "deep, and closed": b"[" * 100_000 + b"]" * 100_000,
+        "deep object": b'{"a":' * 25_000,
+        "deep, and closed": b"[" * 60_000 + b"]" * 60_000,
+        "not so deep": b"[" * 201 + b"]" * 201,
     },
     "deep title": b'{"title": ' + b"[" * 900 + b"]" * 900 + b"}",
 }
@@ -140,7 +141,7 @@ BAD_BODIES = {
 
 def test_a_body_that_is_no_item_in_json_is_refused(ann: Person):
     answers = {name: send(ann, body) for name, body in BAD_BODIES.items()}
-    accepted = {name: answer.status_code for name, answer in answers.items() if answer.status_code not in (400, 422)}
+    accepted = {name: answer.status_code for name, answer in answers.items() if answer.status_code != 422}
     assert accepted == {}
     for answer in answers.values():
         # The refusal itself is JSON, which has no NaN, and small.
@@ -158,6 +159,9 @@ def test_of_a_key_sent_twice_both_are_refused_or_one_is_kept(ann: Person):
 
 TYPES = [
     None,
+    "application/json; charset=utf-16",
+    "application/jsonp",
+    "multipart/json",
     "text/plain",
     "application/x-www-form-urlencoded",
     "multipart/form-data; boundary=x",
@@ -170,8 +174,15 @@ TYPES = [
 @pytest.mark.parametrize("content_type", TYPES)
 def test_json_that_is_not_called_json_is_refused(ann: Person, content_type: str | None):
     # A web page anywhere can send these without asking, in the name of whoever looks at it.
-    assert send(ann, b'{"title": "Foo"}', content_type).status_code in (400, 415, 422)
+    assert send(ann, b'{"title": "Foo"}', content_type).status_code == 415
     assert ann.get("/items").json() == []
+
+
+@pytest.mark.parametrize(
+    "content_type", ["APPLICATION/JSON", "application/json; charset=UTF-8", "application/merge-patch+json ; a=b"]
+)
+def test_json_may_be_called_json_in_other_words(ann: Person, content_type: str):
+    assert send(ann, b'{"title": "Foo"}', content_type).status_code == 201
 
 
 MARK = "hailhydra"
@@ -211,8 +222,8 @@ def test_a_refusal_says_where_and_what_and_no_more(ann: Person):
 
 @pytest.mark.parametrize(
     "body",
-    [{str(n): n for n in range(10_000)}, {f"{n}{'x' * 10_000}": n for n in range(50)}, {"\U0001f600" * 250_000: 1}],
-    ids=["10,000 keys", "50 long keys", "one very long key"],
+    [{str(n): n for n in range(8_000)}, {f"{n}{'x' * 2_000}": n for n in range(50)}, {"\U0001f600" * 10_000: 1}],
+    ids=["8,000 keys", "50 long keys", "one very long key"],
 )
 def test_a_refusal_is_bounded_in_number_and_in_size(ann: Person, body: dict[str, int]):
     response = ann.post("/items", body)

@@ -159,7 +159,7 @@ def test_a_new_password_ends_every_older_token(client: TestClient, ann: Person):
         ({"data": {"password": PASSWORD}}, "invalid_request"),
         ({"data": {"username": "", "password": ""}}, "invalid_request"),
         ({"data": {"username": "x" * 255, "password": PASSWORD}}, "invalid_request"),
-        ({"data": {"username": "ann", "password": "x" * 1_000_000}}, "invalid_request"),
+        ({"data": {"username": "ann", "password": "x" * 1001}}, "invalid_request"),
         ({"files": {"username": b"ann", "password": b"x"}}, "invalid_request"),
         ({"data": {"username": "ann", "password": PASSWORD, "grant_type": "x" * 65}}, "invalid_request"),
         ({"data": {"username": "ann", "password": PASSWORD, "grant_type": "refresh_token"}}, "unsupported_grant_type"),

@@ -207,7 +207,6 @@ BAD_PASSWORDS = [
     "short",
     "x" * 14,
     "x" * 1001,
-    "x" * 1_000_000,
     "four plain\x00words together",
     "four plain words\x1b[0m",
     1,

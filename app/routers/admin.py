@@ -5,12 +5,11 @@ from fastapi import APIRouter
 from app import accounts, crud
 from app.accounts import Counts
 from app.deps import Caller, CurrentUser, Paging, RowId
-from app.engine.dispatch import StrictRoute
 from app.errors import Forbidden
 from app.models import UserRead
 from app.problems import documented
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter()
 
 
 @router.get("/counts")

@@ -4,11 +4,10 @@ from fastapi import APIRouter, Response
 
 from app.crud import items
 from app.deps import Caller, Paging, RowId, created
-from app.engine.dispatch import StrictRoute
 from app.models import ItemCreate, ItemRead, ItemUpdate
 from app.problems import documented
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter()
 
 
 @router.get("")

@@ -4,12 +4,11 @@ from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
 from app.deps import Application, Caller, Hasher, Paging, RowId, Settings, created, require_superuser
-from app.engine.dispatch import StrictRoute
 from app.errors import Forbidden
 from app.models import ItemCreate, ItemRead, PasswordChange, UserCreate, UserRead, UserUpdate, UserWithItems
 from app.problems import documented
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter()
 
 
 @router.post("", status_code=201, responses=documented(403, 409))
