@@ -170,7 +170,7 @@ def _without_route(method: str, methods: dict[str, Leaf]) -> Leaf:
 
 def _is_known(host: bytes, hosts: Collection[str]) -> bool:
     name = re.sub(r":\d*$", "", host.decode("latin-1").lower())
-    return any(name == known or known.startswith("*.") and name.endswith(known[1:]) for known in hosts)
+    return any(name == known or (known.startswith("*.") and name.endswith(known[1:])) for known in hosts)
 
 
 def _segments(path: str) -> list[str]:
