@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
 from app import pages, problems
 from app.deps import document_machine_tokens, require_writable
@@ -14,7 +13,7 @@ from app.engine import dispatch, logs
 from app.engine.database import connect
 from app.engine.hashing import Hasher
 from app.engine.sessions import SESSIONS, create_session_engine
-from app.middleware import CatchAll, Envelope
+from app.middleware import CatchAll, Cors, Envelope
 from app.problems import document as document_problems
 from app.problems import documented
 from app.routers import api, health, token
@@ -83,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(CatchAll)
     if settings.cors_origins or settings.cors_origin_regex:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.cors_origins,
             allow_origin_regex=settings.cors_origin_regex,
             allow_credentials=settings.cors_credentials,

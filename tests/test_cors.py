@@ -116,7 +116,9 @@ def test_what_a_preflight_says_is_for_the_settings_to_choose(serve: Callable[...
 
 @pytest.mark.parametrize(("method", "header"), [("PUT", "authorization"), ("TRACE", "x-token"), ("GET", "x-foreign")])
 def test_a_preflight_for_what_no_page_may_do_is_refused(serve: Callable[..., TestClient], method: str, header: str):
-    assert ask_first(serve(**OURS), OUR_PAGE, method, header).status_code == 400
+    refused = ask_first(serve(**OURS), OUR_PAGE, method, header)
+    assert (refused.status_code, refused.headers["Content-Type"]) == (400, "application/problem+json")
+    assert (refused.json()["status"], refused.headers["Access-Control-Allow-Origin"]) == (400, OUR_PAGE)
 
 
 def test_cookies_are_let_through_only_when_the_settings_say_so(serve: Callable[..., TestClient]):

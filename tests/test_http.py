@@ -79,6 +79,45 @@ def test_a_method_that_a_path_has_not_is_refused_with_those_it_has(client: TestC
             assert (path, set(headers["allow"].split(", "))) == (path, methods)
 
 
+@pytest.mark.promise("H01")
+def test_options_says_which_methods_an_address_has(client: TestClient):
+    for path, allow in (("/api/v1/items/1", "DELETE, GET, HEAD, OPTIONS, PATCH"), ("/docs", "GET, HEAD, OPTIONS")):
+        status, headers, body = ask(client, "OPTIONS", path)
+        assert (status, headers["allow"], body) == (204, allow, b"")
+        assert "content-type" not in headers
+    assert ask(client, "OPTIONS", "/api/v1/nothing")[0] == 404
+
+
+@pytest.mark.promise("H11")
+def test_where_hosts_are_named_no_other_is_answered(start: Callable[..., TestClient]):
+    client = start(hosts=("api.example.com", "*.example.org", "[::1]"))
+    known = ("api.example.com", "API.Example.com:8000", "a.b.example.org", "[::1]", "[::1]:80")
+    foreign = ("example.com", "example.org", "xapi.example.com", "api.example.com.evil.example", "evil.example", "")
+    for host in known:
+        assert (host, ask(client, "GET", "/docs", {"Host": host})[0]) == (host, 200)
+    for host in (*foreign, "api.example.com@evil.example", "api.example.com:x", "evil.example:80#api.example.com"):
+        status, headers, body = ask(client, "GET", "/docs", {"Host": host})
+        assert (host, status, headers["content-type"]) == (host, 421, "application/problem+json")
+        assert b"example" not in body
+    # A load balancer asks by address.
+    assert ask(client, "GET", "/health", {"Host": "10.0.0.7:8000"})[0] == 200
+
+
+@pytest.mark.promise("H26")
+def test_over_tls_a_browser_is_told_to_stay_with_it(client: TestClient):
+    name = "Strict-Transport-Security"
+    assert client.get("https://testserver/docs").headers.get_list(name) == ["max-age=31536000"]
+    assert name not in client.get("/docs").headers
+    # Only the server knows, and the proxies that it trusts: see test_wire.py.
+    assert name not in client.get("/docs", headers={"X-Forwarded-Proto": "https"}).headers
+
+
+def test_an_answer_without_content_has_no_type_of_it(ann: Person):
+    ann.post("/items", {"title": "one"})
+    deleted = ann.delete("/items/1")
+    assert (deleted.status_code, deleted.content, "Content-Type" in deleted.headers) == (204, b"", False)
+
+
 def test_head_answers_like_get_without_a_body(ann: Person, root: Person):
     give_items(ann, 2)
     pages = ["/", "/docs", "/redoc", "/openapi.json", "/static/style.css", "/static/none", "/none", "/api/v1/items?x=1"]
@@ -206,6 +245,8 @@ def test_every_kind_of_answer_keeps_a_browser_careful(faulty: TestClient):
         assert (kind, headers.get_list("X-Content-Type-Options")) == (kind, ["nosniff"])
         assert (kind, headers.get_list("Referrer-Policy")) == (kind, ["no-referrer"])
         assert (kind, headers.get_list("X-Frame-Options")) == (kind, ["DENY"])
+        for of in ("Opener", "Resource"):
+            assert (kind, headers.get_list(f"Cross-Origin-{of}-Policy")) == (kind, ["same-origin"])
         (policy,) = headers.get_list("Content-Security-Policy")
         assert policy.startswith("default-src 'none'; ")
         assert "frame-ancestors 'none'" in policy

@@ -114,7 +114,7 @@ HANDLER = Output()
 
 
 def tell(error: BaseException) -> str:
-    """What went wrong, without the data that it went wrong with."""
+    """What went wrong, in one line, without the data that it went wrong with."""
     kind, diagnosis = type(error).__name__, getattr(error, "diag", None)
     if isinstance(original := getattr(error, "orig", None), BaseException):  # SQLAlchemy's, around a driver's
         return f"{kind} of {tell(original)}"
@@ -123,7 +123,7 @@ def tell(error: BaseException) -> str:
         return f"{kind} {state}: {'' if state.startswith('22') else diagnosis.message_primary}"
     if callable(errors := getattr(error, "errors", None)):  # a validator's
         return f"{kind}: {[(wrong.get('loc'), wrong.get('type')) for wrong in errors()][:20]}"
-    return f"{kind}: {str(error)[:1000]}"
+    return UNSAFE.sub(_escape, f"{kind}: {str(error)[:1000]}")
 
 
 def describe(error: BaseException) -> str:
