@@ -42,13 +42,14 @@ def test_a_request_is_one_line_with_what_is_needed_to_find_it_again(ann: Person,
     lines(capsys)
     read, missing = ann.get("/items/1"), ann.get("/nothing")
     there, gone = lines(capsys)
-    assert {name: there[name] for name in ("level", "message", "method", "route", "path", "status", "user")} == {
+    assert {name: there[name] for name in ("level", "message", "method", "route", "status", "user")} == {
         **{"level": "info", "message": "GET /api/v1/items/1 200", "method": "GET", "status": 200, "user": ann.id},
-        **{"route": "/api/v1/items/{item_id}", "path": "/api/v1/items/1"},
+        "route": "/api/v1/items/{item_id}",
     }
     assert [there["request"], gone["request"]] == [answer.headers["X-Request-Id"] for answer in (read, missing)]
     assert there["ms"] >= float(read.headers["X-Process-Time"]) * 1000 > 0
-    assert (gone["status"], gone["path"], gone.get("route"), gone.get("user")) == (404, "/api/v1/nothing", None, None)
+    assert (gone["message"], gone["status"]) == ("GET /api/v1/nothing 404", 404)
+    assert not {"route", "user"} & set(gone)
 
 
 @pytest.mark.promise("F09")
