@@ -9,11 +9,13 @@ from fastapi import Depends, FastAPI
 
 from app import pages, problems
 from app.deps import document_machine_tokens, require_writable
-from app.engine import dispatch, logs
+from app.engine import logs
 from app.engine.database import connect
 from app.engine.hashing import Hasher
+from app.engine.http import dispatch
+from app.engine.http.answers import CatchAll, Cors
 from app.engine.sessions import SESSIONS, create_session_engine
-from app.middleware import CatchAll, Cors, Envelope
+from app.middleware import Envelope
 from app.problems import document as document_problems
 from app.problems import documented
 from app.routers import api, health, token

@@ -1,16 +1,11 @@
 """What every answer carries: how long it took, a request id, and headers that keep a browser careful."""
 
-import logging
 import secrets
 import time
 
-from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.engine import logs
-from app.problems import problem
 
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -23,7 +18,6 @@ SECURITY_HEADERS = [
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 CLIENT_GONE = 499  # nginx's word in a log for a request that nobody waited for
-log = logging.getLogger("app")
 
 
 class Envelope:
@@ -68,41 +62,3 @@ class Envelope:
         finally:
             if self._log_requests:
                 logs.write_request(scope, status, time.perf_counter() - start)
-
-
-class Cors(CORSMiddleware):
-    """Starlette's, which refuses a preflight in plain text; here in the shape of every refusal."""
-
-    def preflight_response(self, request_headers: Headers) -> Response:
-        response = super().preflight_response(request_headers)
-        if response.status_code == 200:
-            return response
-        headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
-        return problem(400, "That origin, method or header is none that other pages may use here.", headers)
-
-
-class CatchAll:
-    """The innermost layer: a defect of ours is logged, and answered without a word about what is inside.
-
-    Inside CORS, so that a browser may read that answer; Starlette's own stands outside.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_started = False
-
-        async def send_noted(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_noted if scope["type"] == "http" else send)
-        except Exception:
-            if scope["type"] != "http" or has_started:
-                raise  # too late for another answer: the server closes the connection
-            log.exception("A request failed")
-            response = problem(500, "Something went wrong on our side. The request id is in X-Request-Id.")
-            await response(scope, receive, send)

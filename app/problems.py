@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from app import errors
 from app.engine import logs
+from app.engine.http.answers import problem
 from app.engine.violations import explain
 from app.engine.waiting import BUSY
 
@@ -28,10 +29,6 @@ def documented(*statuses: int, description: str | None = None) -> dict[int | str
         status: {"model": errors.Problem, "description": description or HTTPStatus(status).phrase}
         for status in statuses
     }
-
-
-def problem(status: int, detail: object, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(errors.problem(status, detail), status, headers=headers, media_type=PROBLEM)
 
 
 async def on_refusal(_request: Request, error: Exception) -> Response:

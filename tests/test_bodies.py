@@ -10,7 +10,7 @@ import pytest
 from fastapi import Request
 from fastapi.testclient import TestClient
 
-from app.engine import bodies, dispatch
+from app.engine.http import bodies, dispatch
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import PASSWORD, Person

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from app.engine import dispatch
+from app.engine.http import dispatch
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import sign_up

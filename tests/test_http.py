@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 from fastapi.testclient import TestClient
 
-from app.engine import dispatch
+from app.engine.http import dispatch
 from app.main import create_app
 from app.routers import health
 from app.settings import Settings

@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from app.deps import SessionDep
-from app.engine import dispatch, logs, migrations
+from app.engine import logs, migrations
+from app.engine.http import dispatch
 from app.main import create_app
 from app.models import User
 from app.settings import Settings

@@ -15,7 +15,8 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlmodel import select
 
 from app.deps import SessionDep
-from app.engine import dispatch, migrations, waiting
+from app.engine import migrations, waiting
+from app.engine.http import dispatch
 from app.engine.sessions import SESSIONS
 from app.main import create_app
 from app.models import User

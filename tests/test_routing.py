@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from app import problems
-from app.engine import dispatch
+from app.engine.http import dispatch
 from app.errors import Forbidden
 
 LEVELS = ("app", "include", "nested include", "router", "route")

@@ -13,8 +13,8 @@ from sqlmodel import func, select, update
 
 from app.crud import items
 from app.deps import SessionDep
-from app.engine import dispatch
 from app.engine.caller import Caller
+from app.engine.http import dispatch
 from app.main import create_app
 from app.models import Item, ItemUpdate, User
 from app.settings import Settings

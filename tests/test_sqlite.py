@@ -22,9 +22,10 @@ from sqlmodel import func, select, update
 from app import accounts
 from app.crud import transaction
 from app.deps import SessionDep
-from app.engine import dispatch, sessions, sqlite, sqlite_connection, waiting
+from app.engine import sessions, sqlite, sqlite_connection, waiting
 from app.engine.caller import Caller
 from app.engine.database import connect
+from app.engine.http import dispatch
 from app.engine.statement import Row, Statement
 from app.errors import Unavailable
 from app.main import create_app

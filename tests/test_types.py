@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlmodel import delete, select
 
-from app.engine import dispatch
+from app.engine.http import dispatch
 from app.engine.sessions import create_session_engine, open_session
 from app.main import create_app
 from app.models.types import DAY, FIRST, LAST

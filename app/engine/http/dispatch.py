@@ -17,7 +17,7 @@ from starlette._utils import get_route_path
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.engine import bodies
+from app.engine.http import bodies
 from app.errors import Misdirected, Unavailable
 
 PLAIN = re.compile(r"(/(\{\w+\}|[^{}/]*))+")  # every parameter is a whole segment, and none is a `{name:path}`
