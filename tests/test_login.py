@@ -147,6 +147,8 @@ def test_a_new_password_ends_every_older_token(client: TestClient, ann: Person):
 
 # OAuth2's own rules (RFC 6749)
 
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
 
 @pytest.mark.parametrize(
     ("request_", "error"),
@@ -154,6 +156,8 @@ def test_a_new_password_ends_every_older_token(client: TestClient, ann: Person):
         ({"json": {"username": "ann", "password": PASSWORD}}, "invalid_request"),
         ({}, "invalid_request"),
         ({"content": b"\xff\x00"}, "invalid_request"),
+        ({"content": b"a=&" * 2000, "headers": FORM}, "invalid_request"),
+        ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, "invalid_request"),
         ({"params": {"username": "ann", "password": PASSWORD}}, "invalid_request"),
         ({"data": {"username": "ann"}}, "invalid_request"),
         ({"data": {"password": PASSWORD}}, "invalid_request"),
