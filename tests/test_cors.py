@@ -53,6 +53,8 @@ def answers(client: TestClient, origin: str) -> dict[str, Any]:
         "401": client.get("/api/v1/items"),
         "404": client.get("/none"),
         "405": client.put("/api/v1/items"),
+        "413": client.post("/api/v1/items", content=b"x" * 200_000),
+        "415": client.post("/api/v1/items", content=b"x"),
         "422": ann.post("/items", {}),
         "500": client.get("/broken"),
     }
