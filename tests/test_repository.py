@@ -15,7 +15,7 @@ from app.settings import ROOT, Settings
 TOP_LEVEL = {
     *("app", "tests", "alembic", "static", "benchmarks", "docs"),
     *("pyproject.toml", ".env", "README.md", "AGENTS.md", "LICENSE", "CHANGELOG.md"),
-    *(".ci", ".gitignore", ".dockerignore", "Dockerfile", "requirements.txt"),
+    *(".ci", ".github", ".gitignore", ".dockerignore", "Dockerfile", "requirements.txt"),
 }
 READERS_PATH = sorted(file for file in (ROOT / "app").rglob("*.py") if "engine" not in file.parts)
 ENGINE = sorted((ROOT / "app" / "engine").glob("*.py"))
@@ -128,3 +128,13 @@ def test_what_production_installs_is_pinned_with_hashes_and_comes_from_no_named_
     assert outdated == [], "Renew the lock with the command that stands at its beginning."
     assert set(PROJECT["build-system"]["requires"]) <= set(PROJECT["dependency-groups"]["build"])
     assert "--require-hashes -r requirements.txt" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+@pytest.mark.promise("G04")
+def test_it_says_how_to_report_a_weakness_and_what_is_supported():
+    policy = (ROOT / ".github" / "SECURITY.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.+)$", policy, re.MULTILINE) == [
+        *("How to report", "What to expect", "What is supported", "What is in scope", "If you cloned Cadre")
+    ]
+    assert "://" not in policy  # an address would be this project's, and not that of the team that cloned it
+    assert "@" not in policy
