@@ -75,6 +75,7 @@ def test_the_token_endpoint_refuses_in_the_words_of_oauth2(operations: dict[str,
     assert refused == {"application/json": {"schema": {"$ref": "#/components/schemas/TokenProblem"}}}
 
 
+@pytest.mark.promise("U14")
 def test_all_but_signing_up_logging_in_and_health_ask_for_a_token(operations: dict[str, dict[str, Any]]):
     free = {address for address, operation in operations.items() if not operation.get("security")}
     assert free == {"POST /api/v1/token", "POST /api/v1/users", "GET /health", "GET /ready"}

@@ -164,6 +164,7 @@ def test_a_reference_to_nothing_is_refused(client: TestClient):
     assert answer.json()["detail"].startswith("It refers to something that does not exist")
 
 
+@pytest.mark.promise("R16")
 @pytest.mark.parametrize("path", ["/quick", "/quick-in-a-thread"])
 def test_eighty_slow_requests_are_all_answered_and_hold_up_nobody(client: TestClient, path: str):
     waits: list[float] = []

@@ -456,6 +456,7 @@ async def test_the_last_one_out_writes_all_of_the_log_into_the_file(world: World
     assert not log_of(world.url).exists()
 
 
+@pytest.mark.promise("F22")
 def test_four_processes_that_write_to_one_file_are_never_told_that_it_is_locked(url: str, full: bool):
     names, many = "abcd", 1000 if full else 250
     spawn = multiprocessing.get_context("spawn")
