@@ -1,7 +1,6 @@
 """How a refusal is answered: problem details (RFC 9457), the same for every error, and none repeats what was sent."""
 
 import logging
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,7 +25,7 @@ MOST = 20  # how many errors of one request are listed
 def documented(*statuses: int, description: str | None = None) -> dict[int | str, dict[str, Any]]:
     """The errors that a route can answer, for the OpenAPI document."""
     return {
-        status: {"model": errors.Problem, "description": description or HTTPStatus(status).phrase}
+        status: {"model": errors.Problem, "description": description or errors.phrase(status)}
         for status in statuses
     }
 

@@ -35,7 +35,7 @@ def clean(value: str) -> str:
 
 def single(value: str) -> str:
     """`value`, if it can stand on one line by itself: not blank, no line break."""
-    if not value.strip() or any(letter in value for letter in "\t\n\r"):
+    if not value.strip() or any(letter in value for letter in "\t\n\r\u2028\u2029"):
         raise ValueError("must be one line, and not blank")
     return value
 
