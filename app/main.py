@@ -13,9 +13,9 @@ from app.deps import document_machine_tokens, require_writable
 from app.engine import dispatch
 from app.engine.database import connect
 from app.engine.hashing import Hasher
+from app.engine.openapi import document
 from app.engine.sessions import SESSIONS, create_session_engine
 from app.middleware import CatchAll, Envelope
-from app.problems import document as document_problems
 from app.problems import documented
 from app.routers import api, health, token
 from app.settings import Settings, get_settings
@@ -52,7 +52,7 @@ class Cadre(FastAPI):
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()  # which keeps it
         document_machine_tokens(schema)
-        document_problems(schema)
+        document(schema)
         return schema
 
 
