@@ -161,7 +161,7 @@ def schema_for(running: Running, person: str, folder: Path, examples: int, *, ra
 def test_every_answer_to_a_generated_request_is_as_documented(
     running: Running, tmp_path: Path, person: str, full: bool
 ):
-    report, schema = Report(), schema_for(running, person, tmp_path, 300 if full else 10, random=full)
+    report, schema = Report(), schema_for(running, person, tmp_path, 300 if full else 8, random=full)
     for event in from_schema(schema).execute():
         report.add(event)
     assert report.failures == []
