@@ -60,7 +60,8 @@ ODD_VALUES = """
 * null text/plain multipart/form-data application/x-www-form-urlencoded application/json bytes=0-1 gzip;q=x Bearer
 application/json;charset=utf-16 " \xff ;
 """
-raw = st.binary(max_size=30) | texts.map(lambda text: text.encode(errors="replace"))
+junk = st.binary(max_size=30) | keys.map(lambda text: text.encode(errors="replace"))
+raw = junk | texts.map(lambda text: text.encode(errors="replace"))
 headers = st.tuples(
     st.sampled_from(HEADERS.split()).map(str.encode),
     raw.map(lambda value: value.translate(None, b"\r\n\x00")) | st.sampled_from(ODD_VALUES.split()).map(str.encode),
@@ -94,7 +95,7 @@ def bodies(draw: Any, operation: Operation) -> bytes:
     cut = draw(st.integers(0, len(text)))
     damages: list[Callable[[], bytes]] = [
         lambda: text[:cut].encode(errors="replace"),
-        lambda: text[:cut].encode(errors="replace") + draw(raw) + text[cut:].encode(errors="replace"),
+        lambda: text[:cut].encode(errors="replace") + draw(junk) + text[cut:].encode(errors="replace"),
         lambda: text.replace("{", '{"title": 1, "words": 1, "username": 1, ', 1).encode(errors="replace"),
         lambda: text.encode(draw(st.sampled_from(["utf-16", "utf-32-le", "utf-8-sig", "utf-7"])), "replace"),
         lambda: b"[" * 10 ** draw(st.integers(1, 5)) + b"]" * draw(st.integers(0, 1000)),
