@@ -14,9 +14,9 @@ from app.engine.database import connect
 from app.engine.hashing import Hasher
 from app.engine.http import dispatch
 from app.engine.http.answers import CatchAll, Cors
+from app.engine.openapi import document
 from app.engine.sessions import SESSIONS, create_session_engine
 from app.middleware import Envelope
-from app.problems import document as document_problems
 from app.problems import documented
 from app.routers import api, health, token
 from app.settings import Settings, get_settings
@@ -53,7 +53,7 @@ class Cadre(FastAPI):
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()  # which keeps it
         document_machine_tokens(schema)
-        document_problems(schema)
+        document(schema)
         return schema
 
 

@@ -23,10 +23,9 @@ MOST = 20  # how many errors of one request are listed
 
 
 def documented(*statuses: int, description: str | None = None) -> dict[int | str, dict[str, Any]]:
-    """The errors that a route can answer, for the OpenAPI document."""
+    """The errors that a route can answer and not every one can, for the OpenAPI document: see engine/openapi.py."""
     return {
-        status: {"model": errors.Problem, "description": description or errors.phrase(status)}
-        for status in statuses
+        status: {"model": errors.Problem, "description": description or errors.phrase(status)} for status in statuses
     }
 
 
@@ -62,14 +61,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid)  # type: ignore[arg-type]  # as Starlette types it
 
 
-def document(schema: dict[str, Any]) -> None:
-    """Say in the OpenAPI document which media type that is."""
-    for path in schema["paths"].values():
-        for operation in path.values():
-            for answered in operation["responses"].values():
-                _as_problem(answered.get("content", {}))
-
-
 def _refusal_of(error: Exception) -> errors.Refusal | None:
     if isinstance(error, StaleDataError):
         return errors.Clash("Somebody changed it at the same moment. Read it again.")
@@ -77,12 +68,6 @@ def _refusal_of(error: Exception) -> errors.Refusal | None:
         return errors.Unavailable(BUSY)
     driver_error = getattr(error, "orig", None)
     return explain(driver_error) if isinstance(driver_error, Exception) else None
-
-
-def _as_problem(content: dict[str, Any]) -> None:
-    # FastAPI knows one media type for all the answers of a route.
-    if content.get("application/json", {}).get("schema") == {"$ref": "#/components/schemas/Problem"}:
-        content[PROBLEM] = content.pop("application/json")
 
 
 def _short(part: object) -> object:

@@ -49,7 +49,12 @@ def test_a_description_has_lines_and_a_title_has_one(ann: Person):
 
 
 BAD_TITLES = {
-    **{"empty": "", "spaces": "   ", "white space of other kinds": "\u00a0\u2003\u3000", "256 characters": "x" * 256},
+    **{
+        "empty": "",
+        "spaces": "   ",
+        "white space of other kinds": "\u00a0\u2003\u3000\ufeff",
+        "256 characters": "x" * 256,
+    },
     **{"a number": 1, "true": True, "a list": ["Foo"], "an object": {"title": "Foo"}, "100 kB": "x" * 100_000},
 }
 

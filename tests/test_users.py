@@ -71,6 +71,7 @@ NO_ADDRESSES = [
     *("", "ann", "ann@", "@example.com", "a@b@example.com", "a b@example.com", "ann@example", "ann@.com"),
     *("ann@example.com\r\nBcc: bob@example.com", "ann\r\n@example.com", "ann\x00@example.com"),
     *("<script>alert(1)</script>@example.com", "ann@example.com, bob@example.com", "ann@[127.0.0.1]"),
+    *("Ann <ann@example.com>", "<ann@example.com>"),
     *("a" * 100_000 + "@example.com", "a@" + "b" * 63 + ("." + "c" * 63) * 3 + ".com"),
     *(1, None, ["ann@example.com"], {"email": "ann@example.com"}),
 ]
