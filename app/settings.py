@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import EmailStr, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import EmailStr, Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import CannotStart
@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     )
     pgbouncer: bool = Field(False, description="Prepare no statements: PgBouncer is there in transaction mode.")
     concurrent_requests: int = Field(1024, ge=8, le=100_000, description="Of one server process; more get 503 at once.")
+    proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field((), description="Whose X-Forwarded-* is believed.")
     cors_origins: Words = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
     cors_origin_regex: str | None = Field(None, description="The same as one regular expression.")
     cors_credentials: bool = Field(False, description="Whether those pages may send cookies.")
@@ -49,7 +50,7 @@ class Settings(BaseSettings):
     first_superuser_username: str = Field("admin", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$", max_length=64)
     first_superuser_email: EmailStr = "admin@example.com"
 
-    @field_validator("cors_origins", "cors_methods", "cors_headers", mode="before")
+    @field_validator("proxies", "cors_origins", "cors_methods", "cors_headers", mode="before")
     @classmethod
     def split_words(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
