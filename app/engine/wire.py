@@ -120,17 +120,18 @@ class Wire(HttpToolsProtocol):
         self.is_persistent, self.cycle.keep_alive = self.cycle.keep_alive, False
 
     def check_head(self) -> None:
-        version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
+        version, fields = self.parser.get_http_version(), dict(self.headers)
         if version not in ("1.1", "1.0"):
             raise Refused(400, "This server speaks HTTP/1.1.")
-        hosts = names.count(b"host")
+        has_twins = len(fields) < len(self.headers)
+        hosts = [name for name, _ in self.headers].count(b"host") if has_twins else b"host" in fields
         if hosts != 1 and (hosts or version == "1.1"):
             raise Refused(400, "There must be one Host.")
-        if b"transfer-encoding" in names:
+        if b"transfer-encoding" in fields:
             values = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
             if values != [b"chunked"] or version != "1.1":
                 raise Refused(400, "The only Transfer-Encoding is chunked, in HTTP/1.1.")
-        if len(names) > self.FIELDS:
+        if len(self.headers) > self.FIELDS:
             raise Refused(431, f"There are more than {self.FIELDS} header fields.")
         # What came in one piece is not too large.
         if self.useless and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.FIELDS_SIZE:
