@@ -140,7 +140,7 @@ def make_ready(command: str, host: str, port: int) -> None:
 
 def hardened() -> dict[str, Any]:
     """What uvicorn needs to be told to stand in the open. `uvicorn app.main:app` has none of it."""
-    from app.engine.wire import Wire  # late: the other commands need no server
+    from app.engine.http.wire import Wire  # late: the other commands need no server
 
     proxies = get_settings().proxies
     return {

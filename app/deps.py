@@ -58,11 +58,13 @@ class Credentials(SecurityBase):
         state = request.app.state
         if token := await bearer(request):
             key = state.settings.secret_key.get_secret_value()
-            return engine.Caller(state.database, read_access_token(token, key=key))
-        if machine_token := request.headers.get("X-Token"):
+            identity = read_access_token(token, key=key)
+        elif machine_token := request.headers.get("X-Token"):
             identity = await accounts.identify_machine(engine.Caller(state.database), machine_token)
-            return engine.Caller(state.database, identity)
-        raise Unauthenticated("Log in first: send a token.", error=None)
+        else:
+            raise Unauthenticated("Log in first: send a token.", error=None)
+        request.scope["user_id"] = identity.user_id  # for the log
+        return engine.Caller(state.database, identity)
 
 
 Settings = Annotated[AllSettings, Depends(get_settings)]

@@ -5,9 +5,14 @@ from http import HTTPStatus
 from pydantic import BaseModel, ConfigDict, Field
 
 
+def phrase(status: int) -> str:
+    """What RFC 9110 calls it. Before Python 3.13 two had older names there."""
+    return {413: "Content Too Large", 422: "Unprocessable Content"}.get(status) or HTTPStatus(status).phrase
+
+
 def problem(status: int, detail: object) -> dict[str, object]:
     """Problem details (RFC 9457): what the class Problem describes."""
-    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return {"type": "about:blank", "title": phrase(status), "status": status, "detail": detail}
 
 
 class Refusal(Exception):
@@ -56,6 +61,22 @@ class Clash(Refusal):
 
 class Stale(Refusal):
     status, otherwise = 412, "Changed meanwhile."
+
+
+class RequestTimeout(Refusal):
+    status, otherwise = 408, "That took too long to come."
+
+
+class ContentTooLarge(Refusal):
+    status, otherwise = 413, "Too large."
+
+
+class UnsupportedMediaType(Refusal):
+    status, otherwise = 415, "Not in a form that is read here."
+
+
+class Misdirected(Refusal):
+    status, otherwise = 421, "No such host here."
 
 
 class Invalid(Refusal):

@@ -6,16 +6,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
 from app import pages, problems
 from app.deps import document_machine_tokens, require_writable
-from app.engine import dispatch
+from app.engine import logs
 from app.engine.database import connect
 from app.engine.hashing import Hasher
+from app.engine.http import dispatch
+from app.engine.http.answers import CatchAll, Cors
+from app.engine.openapi import document
 from app.engine.sessions import SESSIONS, create_session_engine
-from app.middleware import CatchAll, Envelope
-from app.problems import document as document_problems
+from app.middleware import Envelope
 from app.problems import documented
 from app.routers import api, health, token
 from app.settings import Settings, get_settings
@@ -52,12 +53,13 @@ class Cadre(FastAPI):
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()  # which keeps it
         document_machine_tokens(schema)
-        document_problems(schema)
+        document(schema)
         return schema
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The application under `settings`."""
+    logs.configure(for_people=settings.environment == "development")
     app = Cadre(
         title="Cadre",
         summary="A backend for small teams.",
@@ -69,7 +71,6 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # pages.py has them, with no CDN
         redoc_url=None,
-        max_body_size=2 * 2**20,  # a larger body would hold up everybody while it is read
         redirect_slashes=False,  # the routing table answers both spellings
         telemetry={"tracing": False, "metrics": False, "logs": False},  # a tenth of a small request, unasked for
     )
@@ -83,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(CatchAll)
     if settings.cors_origins or settings.cors_origin_regex:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.cors_origins,
             allow_origin_regex=settings.cors_origin_regex,
             allow_credentials=settings.cors_credentials,
@@ -92,8 +93,14 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=EXPOSED,
             max_age=settings.cors_max_age,
         )
-    app.add_middleware(Envelope)  # added last: outermost
-    dispatch.install(app, at_once=settings.concurrent_requests, ungated=health.PATHS)
+    app.add_middleware(Envelope, log_requests=settings.log_requests)  # added last: outermost
+    dispatch.install(
+        app,
+        at_once=settings.concurrent_requests,
+        max_body_size=settings.max_body_size,
+        hosts=settings.hosts,
+        ungated=health.PATHS,
+    )
     return app
 
 

@@ -1,7 +1,6 @@
 """How a refusal is answered: problem details (RFC 9457), the same for every error, and none repeats what was sent."""
 
 import logging
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,6 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app import errors
+from app.engine import logs
+from app.engine.http.answers import problem
 from app.engine.violations import explain
 from app.engine.waiting import BUSY
 
@@ -22,15 +23,10 @@ MOST = 20  # how many errors of one request are listed
 
 
 def documented(*statuses: int, description: str | None = None) -> dict[int | str, dict[str, Any]]:
-    """The errors that a route can answer, for the OpenAPI document."""
+    """The errors that a route can answer and not every one can, for the OpenAPI document: see engine/openapi.py."""
     return {
-        status: {"model": errors.Problem, "description": description or HTTPStatus(status).phrase}
-        for status in statuses
+        status: {"model": errors.Problem, "description": description or errors.phrase(status)} for status in statuses
     }
-
-
-def problem(status: int, detail: object, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(errors.problem(status, detail), status, headers=headers, media_type=PROBLEM)
 
 
 async def on_refusal(_request: Request, error: Exception) -> Response:
@@ -40,7 +36,7 @@ async def on_refusal(_request: Request, error: Exception) -> Response:
         raise error
     cause = refusal.__cause__ or refusal.__context__
     if refusal.status >= 500 and cause:  # not when there are just too many: then a line each would make it worse
-        log.warning("%s (%r)", refusal.detail, cause)
+        log.warning("%s (%s)", refusal.detail, logs.tell(cause))
     return JSONResponse(refusal.content(), refusal.status, headers=refusal.headers, media_type=refusal.media_type)
 
 
@@ -65,14 +61,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid)  # type: ignore[arg-type]  # as Starlette types it
 
 
-def document(schema: dict[str, Any]) -> None:
-    """Say in the OpenAPI document which media type that is."""
-    for path in schema["paths"].values():
-        for operation in path.values():
-            for answered in operation["responses"].values():
-                _as_problem(answered.get("content", {}))
-
-
 def _refusal_of(error: Exception) -> errors.Refusal | None:
     if isinstance(error, StaleDataError):
         return errors.Clash("Somebody changed it at the same moment. Read it again.")
@@ -80,12 +68,6 @@ def _refusal_of(error: Exception) -> errors.Refusal | None:
         return errors.Unavailable(BUSY)
     driver_error = getattr(error, "orig", None)
     return explain(driver_error) if isinstance(driver_error, Exception) else None
-
-
-def _as_problem(content: dict[str, Any]) -> None:
-    # FastAPI knows one media type for all the answers of a route.
-    if content.get("application/json", {}).get("schema") == {"$ref": "#/components/schemas/Problem"}:
-        content[PROBLEM] = content.pop("application/json")
 
 
 def _short(part: object) -> object:

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     pgbouncer: bool = Field(False, description="Prepare no statements: PgBouncer is there in transaction mode.")
     concurrent_requests: int = Field(1024, ge=8, le=100_000, description="Of one server process; more get 503 at once.")
     proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field((), description="Whose X-Forwarded-* is believed.")
+    max_body_size: int = Field(2**17, ge=1024, le=2**30, description="Bytes of a request's body; more get 413.")
+    hosts: Words = Field((), description="Names this server answers to: `api.example.com,*.example.org`. None: any.")
+    log_requests: bool = Field(True, description="A line in the log for each request.")
     cors_origins: Words = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
     cors_origin_regex: str | None = Field(None, description="The same as one regular expression.")
     cors_credentials: bool = Field(False, description="Whether those pages may send cookies.")
@@ -50,10 +53,18 @@ class Settings(BaseSettings):
     first_superuser_username: str = Field("admin", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$", max_length=64)
     first_superuser_email: EmailStr = "admin@example.com"
 
-    @field_validator("proxies", "cors_origins", "cors_methods", "cors_headers", mode="before")
+    @field_validator("proxies", "hosts", "cors_origins", "cors_methods", "cors_headers", mode="before")
     @classmethod
     def split_words(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @field_validator("hosts")
+    @classmethod
+    def check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not re.fullmatch(r"(\*\.)?[a-z0-9.-]+|\[[0-9a-f:.]+\]", host):
+                raise ValueError(f"{host} is no host: write it like api.example.com, in small letters, without a port")
+        return value
 
     @field_validator("cors_origins")
     @classmethod

@@ -18,7 +18,7 @@ from fastapi import APIRouter, FastAPI
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.engine import dispatch
+from app.engine.http import dispatch
 
 ENTITIES, MOST = 20, 1.2
 ROUNDS, CALLS = 41, 100

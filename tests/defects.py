@@ -48,7 +48,7 @@ def plant(copies: list[Path], defect: dict[str, str]) -> str | None:
             return f"{defect['file']}: does not hold exactly once: {defect['old']}"
         file.write_text(sound.replace(defect["old"], defect["new"]), encoding="utf-8")
         command = [sys.executable, "-B", "-m", "pytest", "-x", "-p", "no:cacheprovider", defect["test"]]
-        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, cwd=copy, capture_output=True, timeout=120, check=False)
         # 1: tests ran, and one failed. Anything else (0: green; 2 to 5: nothing ran) says nothing good of the test.
         return None if done.returncode == 1 else f"{defect['test']} exits with {done.returncode} for: {defect['new']}"
     except subprocess.TimeoutExpired:

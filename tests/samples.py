@@ -12,7 +12,6 @@ from sqlmodel import Field, SQLModel
 
 from app.crud import standing
 from app.deps import Caller, Paging, RowId, created
-from app.engine.dispatch import StrictRoute
 from app.engine.verbs import Verbs
 from app.models.base import Access, BigId, Closed, Entity, Partial, Row, Text
 from app.models.types import Base64, Instant, Int64, Json, JsonColumn, by_value
@@ -70,7 +69,7 @@ class Sample(Entity, SampleRead, table=True):
 
 
 samples = Verbs(Sample, SampleRead, standing)
-router = APIRouter(prefix="/api/v1/samples", route_class=StrictRoute)
+router = APIRouter(prefix="/api/v1/samples")
 
 
 @router.get("")

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +92,18 @@ def sql(engine: Engine, statement: str, **values: object) -> list[tuple[Any, ...
     with engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
         result = connection.execute(text(statement), values)
         return [tuple(row) for row in result] if result.returns_rows else []
+
+
+def keeper(engine: Engine) -> Callable[[], None]:
+    """What it returns makes everybody who has an account now what they are now, whatever happened to them."""
+    names = ("username", "email", "hashed_password", "security_stamp", "is_active", "is_superuser")
+    accounts = [
+        dict(zip(("id", *names), row, strict=True)) for row in sql(engine, f"SELECT id, {', '.join(names)} FROM users")
+    ]
+    update = text(f"UPDATE users SET {', '.join(f'{name} = :{name}' for name in names)} WHERE id = :id")
+
+    def restore() -> None:
+        with engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+            connection.execute(update, accounts)
+
+    return restore

@@ -36,10 +36,12 @@ def url(path: str, number: int = 1) -> str:
     return path.replace("{user_id}", str(number)).replace("{item_id}", "1")
 
 
+@pytest.mark.promise("U14")
 def test_nothing_is_open_but_signing_up_logging_in_and_health():
     assert {operation["operationId"] for _, _, operation in OPERATIONS if not operation.get("security")} == OPEN
 
 
+@pytest.mark.promise("U13", "A06")
 @pytest.mark.parametrize(("method", "path"), SECURED)
 def test_whatever_asks_for_a_token_is_closed_without_one(client: TestClient, ann: Person, method: str, path: str):
     ann.post("/items", {"title": "Foo"})
@@ -57,6 +59,7 @@ def test_the_administration_is_what_it_was_meant_to_be():
     ]
 
 
+@pytest.mark.promise("U11", "U12")
 @pytest.mark.parametrize(("method", "path"), ADMIN)
 def test_the_administration_is_closed_to_ordinary_users(ann: Person, root: Person, method: str, path: str):
     for number in (ann.id, root.id, 77):  # nor do they learn who exists
@@ -114,6 +117,7 @@ def test_a_user_is_promoted_and_demoted_at_once(ann: Person, root: Person):
     assert ann.get("/admin/counts").status_code == 403
 
 
+@pytest.mark.promise("U18")
 def test_nobody_demotes_themselves(ann: Person, root: Person):
     root.post(f"/admin/users/{ann.id}/promote")
     response = root.post(f"/admin/users/{root.id}/demote")
@@ -124,6 +128,7 @@ def test_nobody_demotes_themselves(ann: Person, root: Person):
     assert root.get("/users/me").json()["is_superuser"] is True
 
 
+@pytest.mark.promise("U18")
 def test_the_last_superuser_stays(ann: Person, root: Person):
     root.post(f"/admin/users/{ann.id}/promote")
     assert ann.post(f"/admin/users/{root.id}/deactivate").status_code == 200
@@ -132,6 +137,7 @@ def test_the_last_superuser_stays(ann: Person, root: Person):
     assert ann.get("/users/me").json()["is_active"] is True
 
 
+@pytest.mark.promise("U18")
 def test_the_last_superuser_stays_even_if_another_door_led_here(client: TestClient, ann: Person, root: Person):
     application: Any = Caller(client.app.state.database)
     for act in (accounts.set_superuser, accounts.set_active):
@@ -152,6 +158,7 @@ def test_nobody_there_is_nobody_to_change(root: Person, verb: str):
     assert root.post(f"/admin/users/77/{verb}").status_code == 404
 
 
+@pytest.mark.promise("U18")
 def test_of_two_superusers_who_shut_each_other_out_one_stays(ann: Person, root: Person):
     root.post(f"/admin/users/{ann.id}/promote")
     acts = [(ann, root.id), (root, ann.id)]

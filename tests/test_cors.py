@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from app.engine import dispatch
+from app.engine.http import dispatch
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import sign_up
@@ -53,6 +53,8 @@ def answers(client: TestClient, origin: str) -> dict[str, Any]:
         "401": client.get("/api/v1/items"),
         "404": client.get("/none"),
         "405": client.put("/api/v1/items"),
+        "413": client.post("/api/v1/items", content=b"x" * 200_000),
+        "415": client.post("/api/v1/items", content=b"x"),
         "422": ann.post("/items", {}),
         "500": client.get("/broken"),
     }
@@ -68,6 +70,7 @@ def words(response: Any, header: str) -> set[str]:
     return {word.strip() for word in response.headers[header].split(",")}
 
 
+@pytest.mark.promise("H15", "H16")
 @pytest.mark.parametrize("origin", [OUR_PAGE, OUR_OTHER_PAGE, PREVIEW])
 def test_a_page_that_the_settings_name_may_read_every_kind_of_answer(serve: Callable[..., TestClient], origin: str):
     for status, response in answers(serve(**OURS), origin).items():
@@ -77,6 +80,7 @@ def test_a_page_that_the_settings_name_may_read_every_kind_of_answer(serve: Call
         assert words(response, "Access-Control-Expose-Headers") == EXPOSED
 
 
+@pytest.mark.promise("H14")
 @pytest.mark.parametrize("origin", FOREIGN)
 @pytest.mark.parametrize("is_credentialed", [False, True])
 def test_any_other_page_gets_nothing(serve: Callable[..., TestClient], origin: str, is_credentialed: bool):
@@ -87,12 +91,14 @@ def test_any_other_page_gets_nothing(serve: Callable[..., TestClient], origin: s
         assert "Origin" in words(response, "Vary")
 
 
+@pytest.mark.promise("H14")
 def test_unless_the_settings_say_so_no_page_may_call(serve: Callable[..., TestClient]):
     client = serve()
     for response in (*answers(client, OUR_PAGE).values(), ask_first(client, OUR_PAGE)):
         assert "Access-Control-Allow-Origin" not in response.headers
 
 
+@pytest.mark.promise("H15")
 def test_a_preflight_says_what_such_a_page_may_do_and_for_how_long(serve: Callable[..., TestClient]):
     response = ask_first(serve(**OURS), OUR_PAGE)
     assert response.status_code == 200
@@ -116,7 +122,9 @@ def test_what_a_preflight_says_is_for_the_settings_to_choose(serve: Callable[...
 
 @pytest.mark.parametrize(("method", "header"), [("PUT", "authorization"), ("TRACE", "x-token"), ("GET", "x-foreign")])
 def test_a_preflight_for_what_no_page_may_do_is_refused(serve: Callable[..., TestClient], method: str, header: str):
-    assert ask_first(serve(**OURS), OUR_PAGE, method, header).status_code == 400
+    refused = ask_first(serve(**OURS), OUR_PAGE, method, header)
+    assert (refused.status_code, refused.headers["Content-Type"]) == (400, "application/problem+json")
+    assert (refused.json()["status"], refused.headers["Access-Control-Allow-Origin"]) == (400, OUR_PAGE)
 
 
 def test_cookies_are_let_through_only_when_the_settings_say_so(serve: Callable[..., TestClient]):
@@ -128,6 +136,7 @@ def test_cookies_are_let_through_only_when_the_settings_say_so(serve: Callable[.
             assert response.headers["Access-Control-Allow-Origin"] == OUR_PAGE
 
 
+@pytest.mark.promise("H14")
 def test_a_star_lets_every_page_call_without_cookies(serve: Callable[..., TestClient]):
     client = serve(cors_origins=("*",))
     for response in (client.get("/api/v1/items", headers={"Origin": "https://a.example"}), ask_first(client, "null")):
@@ -135,6 +144,7 @@ def test_a_star_lets_every_page_call_without_cookies(serve: Callable[..., TestCl
         assert "Access-Control-Allow-Credentials" not in response.headers
 
 
+@pytest.mark.promise("H14")
 @pytest.mark.parametrize("origins", ["*", f"{OUR_PAGE}, *", ("*",)])
 def test_a_star_with_cookies_stops_the_start(origins: object):
     with pytest.raises(ValidationError, match=r"CORS_ORIGINS=\* with CORS_CREDENTIALS=true .* name the pages"):

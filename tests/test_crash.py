@@ -132,6 +132,7 @@ def compare(engine: Engine, ledger: Ledger) -> dict[str, int]:
     }
 
 
+@pytest.mark.promise("F01")
 def test_what_was_acknowledged_survives_the_servers(tmp_path: Path, full: bool):
     """Two servers on one database. One of them is killed in mid-write, or both at once, and started again."""
     ledger: Ledger = {}
@@ -228,6 +229,7 @@ def crash(postgres: Cluster, server: Server) -> None:
     postgres.start()
 
 
+@pytest.mark.promise("F30", "F31")
 @needs_cluster
 @pytest.mark.parametrize("incident", [terminate, lose_a_process, restart, crash])
 def test_the_server_survives_its_database(

@@ -60,7 +60,7 @@ PLANS: list[tuple[str, tuple[Any, ...], tuple[set[str | None], ...]]] = [
 ]
 MB = 2**20
 # What a round of ask() is answered.
-ANSWERS = [201, 200, 400, 200, 200, 200, 422, 422, 404, 404, 401, 401, 403, 405, 204, 404]
+ANSWERS = [201, 200, 400, 200, 200, 200, 422, 415, 404, 404, 401, 401, 403, 405, 204, 404]
 
 
 class Grown:

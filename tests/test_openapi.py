@@ -62,12 +62,34 @@ def test_every_operation_says_what_it_answers(operations: dict[str, dict[str, An
 
 
 def test_every_operation_says_how_it_refuses(operations: dict[str, dict[str, Any]]):
+    token, special = "POST /api/v1/token", {"403", "409"}
     for address, operation in operations.items():
-        always = {"422", "503"} | ({"401"} if operation.get("security") else set())
-        assert (address, always - set(operation["responses"])) == (address, set())
-        for status, answer in operation["responses"].items():
-            if int(status) >= 400 and (address, status) != ("POST /api/v1/token", "400"):
+        has_body, has_parameters = "requestBody" in operation, bool(operation.get("parameters"))
+        told = {"421", "500", "503"} | ({"408", "413", "415"} if has_body else set())
+        told |= ({"401"} if operation.get("security") else set()) | ({"404"} if "{" in address else set())
+        told |= {"422"} if (has_body or has_parameters) and address != token else set()
+        told |= {"400"} if address == token else set()
+        refusals = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
+        assert (address, refusals.keys() - special) == (address, told)
+        for status, answer in refusals.items():
+            if (address, status) != (token, "400"):
                 assert (address, status, answer["content"]) == (address, status, {"application/problem+json": PROBLEM})
+
+
+def test_what_an_answer_tells_in_a_header_is_told_in_the_document(operations: dict[str, dict[str, Any]]):
+    told = {"201": "Location", "401": "WWW-Authenticate", "503": "Retry-After"}
+    for address, operation in operations.items():
+        for status, answer in operation["responses"].items():
+            assert (address, status, [*answer.get("headers", ())]) == (
+                address,
+                status,
+                [*filter(None, [told.get(status)])],
+            )
+
+
+def test_the_document_is_the_same_however_often_it_is_asked_for():
+    app = create_app(Settings())
+    assert json.dumps(app.openapi()) == json.dumps(app.openapi())
 
 
 def test_the_token_endpoint_refuses_in_the_words_of_oauth2(operations: dict[str, dict[str, Any]]):
@@ -75,6 +97,7 @@ def test_the_token_endpoint_refuses_in_the_words_of_oauth2(operations: dict[str,
     assert refused == {"application/json": {"schema": {"$ref": "#/components/schemas/TokenProblem"}}}
 
 
+@pytest.mark.promise("U14")
 def test_all_but_signing_up_logging_in_and_health_ask_for_a_token(operations: dict[str, dict[str, Any]]):
     free = {address for address, operation in operations.items() if not operation.get("security")}
     assert free == {"POST /api/v1/token", "POST /api/v1/users", "GET /health", "GET /ready"}

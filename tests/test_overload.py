@@ -15,7 +15,8 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlmodel import select
 
 from app.deps import SessionDep
-from app.engine import dispatch, migrations, waiting
+from app.engine import migrations, waiting
+from app.engine.http import dispatch
 from app.engine.sessions import SESSIONS
 from app.main import create_app
 from app.models import User
@@ -65,6 +66,7 @@ class Held:
         return asked
 
 
+@pytest.mark.promise("R16")
 def test_what_is_too_much_is_refused_at_once_and_health_is_not(settings: Settings, start: Any):
     held = Held(settings, start, concurrent_requests=8)
     try:
@@ -145,6 +147,7 @@ def test_hashing_gives_way_to_everything_else(client: TestClient):
     assert niceness.result() > os.getpriority(os.PRIO_PROCESS, 0)
 
 
+@pytest.mark.promise("F06", "H23")
 @pytest.mark.parametrize("broken", ["UPDATE alembic_version SET version_num = 'older'", "DROP TABLE alembic_version"])
 def test_a_server_is_ready_only_while_its_schema_is_the_newest(client: TestClient, database_url: str, broken: str):
     engine = create_engine(database_url, poolclass=NullPool)
@@ -173,6 +176,7 @@ def test_ready_needs_no_connection_of_the_others(start: Any, ann: Person, monkey
     assert ann.client.get("/ready").status_code == 200
 
 
+@pytest.mark.promise("F31", "H23")
 @needs_cluster
 def test_without_its_database_a_server_is_alive_and_not_ready(settings: Settings, start: Any):
     with cluster() as postgres:

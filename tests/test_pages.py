@@ -70,6 +70,7 @@ def test_static_serves_the_folder(client: TestClient, name: str, kind: str):
     assert (again.status_code, again.content) == (304, b"")
 
 
+@pytest.mark.promise("H17")
 @pytest.mark.usefixtures("hidden")
 @pytest.mark.parametrize(
     "path",
@@ -113,6 +114,7 @@ WAYS_OUT = [
 ]
 
 
+@pytest.mark.promise("H17")
 @pytest.mark.parametrize("folder", ["/static", "/docs/files"])
 def test_no_way_leads_out_of_a_folder_and_no_folder_is_listed(client: TestClient, folder: str):
     statuses = {}
@@ -126,6 +128,7 @@ def test_no_way_leads_out_of_a_folder_and_no_folder_is_listed(client: TestClient
     assert ask(client, "GET", folder)[0] == 404
 
 
+@pytest.mark.promise("H21")
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_loads_nothing_from_elsewhere_and_all_it_loads_is_there(client: TestClient, path: str):
     page = client.get(path).text
@@ -142,6 +145,7 @@ def test_a_page_has_an_icon(client: TestClient, path: str):
     assert (response.status_code, response.headers["Content-Type"]) == (200, "image/svg+xml")
 
 
+@pytest.mark.promise("H08", "H21")
 @pytest.mark.parametrize(("path", "scripts"), [("/", 0), ("/docs", 1), ("/redoc", 0)])
 def test_a_page_runs_those_scripts_that_are_in_it_now_and_no_others(client: TestClient, path: str, scripts: int):
     digests = [hashlib.sha256(script.encode()).digest() for script in inline_scripts(client.get(path).text)]
@@ -154,6 +158,7 @@ def test_a_page_runs_those_scripts_that_are_in_it_now_and_no_others(client: Test
     assert elsewhere == set()
 
 
+@pytest.mark.promise("H22")
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_repeats_nothing_of_what_was_sent(client: TestClient, path: str):
     evil = '"><script>hailhydra</script>'
@@ -164,12 +169,14 @@ def test_a_page_repeats_nothing_of_what_was_sent(client: TestClient, path: str):
     assert headers["content-security-policy"] == plain.headers["Content-Security-Policy"]
 
 
+@pytest.mark.promise("H22")
 @pytest.mark.parametrize("path", [f"{page}/%3Cscript%3Ehailhydra%3C/script%3E" for page in DOCS])
 def test_what_is_below_a_page_is_no_page(client: TestClient, path: str):
     status, headers, body = ask(client, "GET", path)
     assert (status, headers["content-type"], b"hailhydra" in body) == (404, "application/problem+json", False)
 
 
+@pytest.mark.promise("H20")
 def test_the_schema_says_where_a_password_gets_a_token_and_there_it_does(client: TestClient, ann: Person):
     (flow,) = [
         scheme["flows"]["password"]

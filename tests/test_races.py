@@ -114,6 +114,7 @@ def seen(request: pytest.FixtureRequest) -> Iterator["Counter[tuple[int, ...]]"]
     log.info("%s %s", request.node.name, dict(sorted(counter.items())))
 
 
+@pytest.mark.promise("U07")
 @pytest.mark.parametrize("same", ["username", "email"])
 def test_of_many_who_sign_up_with_one_name_or_address_one_gets_it(arena: Arena, seen: Any, same: str):
     for number in range(arena.rounds):
@@ -150,6 +151,7 @@ def test_a_change_does_not_bring_back_what_is_deleted(arena: Arena, seen: Any):
         assert arena.item(item_id) == []
 
 
+@pytest.mark.promise("I16")
 def test_what_is_deleted_twice_was_deleted_once(arena: Arena, seen: Any):
     ann = arena.sign_up()
     for _ in range(arena.rounds):
@@ -160,6 +162,7 @@ def test_what_is_deleted_twice_was_deleted_once(arena: Arena, seen: Any):
         assert arena.item(item_id) == []
 
 
+@pytest.mark.promise("U15")
 def test_an_item_does_not_outlive_its_owner(arena: Arena, seen: Any):
     root = arena.sign_up(is_superuser=True)
     for number in range(arena.rounds):
@@ -181,6 +184,7 @@ def test_an_item_does_not_outlive_its_owner(arena: Arena, seen: Any):
         assert arena.sql("SELECT id FROM items WHERE owner_id = :id", id=ann.id) == []
 
 
+@pytest.mark.promise("U18")
 @pytest.mark.parametrize(("verb", "refusal"), [("demote", 403), ("deactivate", 401)])
 def test_of_two_superusers_who_shut_each_other_out_one_stays(arena: Arena, seen: Any, verb: str, refusal: int):
     arena.sql("UPDATE users SET is_superuser = false")

@@ -7,16 +7,27 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from pydantic import SecretStr
 
 from app.settings import ROOT, Settings
 
 TOP_LEVEL = {
     *("app", "tests", "alembic", "static", "benchmarks", "docs"),
     *("pyproject.toml", ".env", "README.md", "AGENTS.md", "LICENSE", "CHANGELOG.md"),
-    *(".ci", ".gitignore", ".dockerignore", "Dockerfile"),
+    *(".ci", ".github", ".gitignore", ".dockerignore", "Dockerfile", "requirements.txt"),
 }
 READERS_PATH = sorted(file for file in (ROOT / "app").rglob("*.py") if "engine" not in file.parts)
-ENGINE = sorted((ROOT / "app" / "engine").glob("*.py"))
+ENGINE = sorted((ROOT / "app" / "engine").rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+# What is in here is for tests and measurements, and opens nothing else.
+HARMLESS = ("tests/", "benchmarks/")
+# A private key, a password in a URL, or letters and digits as only chance brings them together.
+SECRETS = (
+    re.compile(r"-----BEGIN [A-Z ]*PRIVATE"),
+    re.compile(r"://[^\s/@:]+:(?!password@)[^\s/@]+@"),
+    re.compile(r"(?<![\w/+-])(?=[\w/+-]*[a-z])(?=[\w/+-]*[A-Z])(?=[\w/+-]*\d)[\w/+-]{24,}"),
+)
 # Commands stand beside the app: nobody reads them to understand it.
 COMMANDS = {"__main__.py", "cli.py", "demo.py"}
 
@@ -53,10 +64,31 @@ def test_a_file_says_first_what_it_promises(file: Path):
     assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
-def test_the_top_level_holds_nothing_but_what_was_agreed():
+def tracked() -> list[str]:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {path.partition("/")[0] for path in listed.splitlines()} <= TOP_LEVEL
+    return listed.splitlines()
+
+
+needs_checkout = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+
+
+@needs_checkout
+def test_the_top_level_holds_nothing_but_what_was_agreed():
+    assert {path.partition("/")[0] for path in tracked()} <= TOP_LEVEL
+
+
+@needs_checkout
+@pytest.mark.promise("G02")
+def test_no_file_holds_what_could_be_a_secret():
+    files = [path for path in tracked() if not path.startswith(HARMLESS) and not path.endswith(".png")]
+    texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in files}
+    assert [(path, found[0]) for path in files for secret in SECRETS if (found := secret.search(texts[path]))] == []
+
+
+@pytest.mark.promise("G02")
+def test_no_secret_has_a_default():
+    secret = [field for field in Settings.model_fields.values() if field.annotation is SecretStr]
+    assert [field.default.get_secret_value() for field in secret] == [""]
 
 
 def test_every_setting_stands_in_the_readme_with_its_default():
@@ -79,7 +111,30 @@ def test_every_file_in_the_readmes_tree_is_there():
 
 
 def test_the_core_needs_no_more_packages_than_the_card_names():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = {re.split(r"[\[<>=]", requirement)[0] for requirement in project["dependencies"]}
+    names = {Requirement(line).name for line in PROJECT["project"]["dependencies"]}
     card = {"fastapi", "sqlmodel", "uvicorn", "passlib", "python-jose", "python-multipart", "alembic"}
     assert names == card | {"bcrypt", "pydantic-settings", "email-validator", "typer", "fastapi-offline"}
+
+
+@pytest.mark.promise("G03")
+def test_what_production_installs_is_pinned_with_hashes_and_comes_from_no_named_place():
+    lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    package = r"([a-z0-9-]+)==([^ ;]+)( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+    assert re.sub(rf"^#.*\n|^{package}", "", lock, flags=re.MULTILINE) == ""  # there is nothing else in it
+    pinned = {name: version for name, version, *_ in re.findall(f"^{package}", lock, re.MULTILINE)}
+    groups = PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]["postgres"]
+    wanted = [Requirement(line) for group in (*groups, PROJECT["dependency-groups"]["build"]) for line in group]
+    outdated = [str(each) for each in wanted if not each.specifier.contains(pinned.get(each.name, "0"))]
+    assert outdated == [], "Renew the lock with the command that stands at its beginning."
+    assert set(PROJECT["build-system"]["requires"]) <= set(PROJECT["dependency-groups"]["build"])
+    assert "--require-hashes -r requirements.txt" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+@pytest.mark.promise("G04")
+def test_it_says_how_to_report_a_weakness_and_what_is_supported():
+    policy = (ROOT / ".github" / "SECURITY.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.+)$", policy, re.MULTILINE) == [
+        *("How to report", "What to expect", "What is supported", "What is in scope", "If you cloned Cadre")
+    ]
+    assert "://" not in policy  # an address would be this project's, and not that of the team that cloned it
+    assert "@" not in policy

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from app import problems
-from app.engine import dispatch
+from app.engine.http import dispatch
 from app.errors import Forbidden
 
 LEVELS = ("app", "include", "nested include", "router", "route")
@@ -98,7 +98,7 @@ def test_a_parameter_may_have_another_name_for_each_method():
     client = served(app)
     assert client.get("/items/1").json() == ["GET", {"one": "1"}]
     assert client.post("/items/1").json() == ["POST", {"other": "1"}]
-    assert client.delete("/items/1").headers["Allow"] == "GET, HEAD, POST"
+    assert client.delete("/items/1").headers["Allow"] == "GET, HEAD, OPTIONS, POST"
 
 
 def test_of_two_routes_for_the_same_the_first_answers():

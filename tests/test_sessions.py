@@ -13,8 +13,8 @@ from sqlmodel import func, select, update
 
 from app.crud import items
 from app.deps import SessionDep
-from app.engine import dispatch
 from app.engine.caller import Caller
+from app.engine.http import dispatch
 from app.main import create_app
 from app.models import Item, ItemUpdate, User
 from app.settings import Settings
@@ -164,6 +164,7 @@ def test_a_reference_to_nothing_is_refused(client: TestClient):
     assert answer.json()["detail"].startswith("It refers to something that does not exist")
 
 
+@pytest.mark.promise("R16")
 @pytest.mark.parametrize("path", ["/quick", "/quick-in-a-thread"])
 def test_eighty_slow_requests_are_all_answered_and_hold_up_nobody(client: TestClient, path: str):
     waits: list[float] = []

@@ -81,6 +81,7 @@ def test_words_are_separated_by_commas_in_a_file_and_in_the_environment(copy: Pa
     )
 
 
+@pytest.mark.promise("G01")
 @pytest.mark.parametrize(
     ("line", "name"),
     [
@@ -123,6 +124,7 @@ MALFORMED = {
 }
 
 
+@pytest.mark.promise("A18")
 def test_every_malformed_setting_is_named_with_its_cure(copy: Path):
     sentences = refused(copy, **MALFORMED)
     assert [sentence.partition(": ")[0] for sentence in sentences] == list(MALFORMED)
@@ -176,6 +178,7 @@ def test_two_servers_that_start_at_once_have_one_key(copy: Path):
     assert {path.name for path in copy.glob(".*")} == {f".secret-key-{number}" for number in range(100)}
 
 
+@pytest.mark.promise("F04")
 @pytest.mark.parametrize("environment", ["test", "production"])
 def test_elsewhere_no_key_is_made(copy: Path, environment: str):
     told = refused(copy, ENVIRONMENT=environment, DATABASE_URL="postgresql://db/cadre")
@@ -204,6 +207,7 @@ BAD_KEYS = [
 ]
 
 
+@pytest.mark.promise("A11", "F04")
 @pytest.mark.parametrize("key", BAD_KEYS)
 def test_a_short_a_well_known_and_a_monotonous_key_are_refused(key: str):
     with pytest.raises(ValidationError) as error:
@@ -230,6 +234,7 @@ def test_both_spellings_of_postgresql_are_one():
     assert Settings(database_url="postgres://ann@db/cadre").database_url == "postgresql://ann@db/cadre"
 
 
+@pytest.mark.promise("F08")
 @pytest.mark.parametrize(
     ("environment", "rounds", "is_fine"), [("production", 9, False), ("production", 10, True), ("test", 4, True)]
 )
@@ -242,6 +247,7 @@ def test_in_production_a_hash_costs_at_least_ten_rounds(environment: str, rounds
             Settings(**options)
 
 
+@pytest.mark.promise("G01")
 def test_the_committed_file_holds_no_secret():
     values = dotenv_values(ROOT / ".env")
     assert values["ENVIRONMENT"] == "development"
@@ -249,6 +255,7 @@ def test_the_committed_file_holds_no_secret():
     assert "@" not in (values.get("DATABASE_URL", "") or "")
 
 
+@pytest.mark.promise("G01")
 def test_git_ignores_secrets_and_data():
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("This is no checkout.")

@@ -22,9 +22,10 @@ from sqlmodel import func, select, update
 from app import accounts
 from app.crud import transaction
 from app.deps import SessionDep
-from app.engine import dispatch, sessions, sqlite, sqlite_connection, waiting
+from app.engine import sessions, sqlite, sqlite_connection, waiting
 from app.engine.caller import Caller
 from app.engine.database import connect
+from app.engine.http import dispatch
 from app.engine.statement import Row, Statement
 from app.errors import Unavailable
 from app.main import create_app
@@ -455,6 +456,7 @@ async def test_the_last_one_out_writes_all_of_the_log_into_the_file(world: World
     assert not log_of(world.url).exists()
 
 
+@pytest.mark.promise("F22")
 def test_four_processes_that_write_to_one_file_are_never_told_that_it_is_locked(url: str, full: bool):
     names, many = "abcd", 1000 if full else 250
     spawn = multiprocessing.get_context("spawn")

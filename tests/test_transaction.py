@@ -275,6 +275,7 @@ async def test_a_timeout_of_ones_own_stays_a_timeout(world: World):
     assert await starts(world) == []
 
 
+@pytest.mark.promise("F20")
 @awaited
 async def test_the_loop_goes_on_and_readers_read_while_another_program_holds_the_lock(world: World):
     await bookings.create(world.ann, booking(1))
@@ -299,6 +300,7 @@ async def test_the_loop_goes_on_and_readers_read_while_another_program_holds_the
     assert read[:20] == [[1]] * 20
 
 
+@pytest.mark.promise("F21")
 @awaited
 async def test_whoever_waits_too_long_for_another_programs_lock_is_told_to_come_back(world: World, set_limit: Any):
     set_limit("PATIENCE", 0.3)

@@ -60,6 +60,7 @@ def test_a_name_in_another_spelling_is_taken(client: TestClient, ann: Person, us
     assert (response.status_code, response.json()["detail"]) == (409, "That username is taken.")
 
 
+@pytest.mark.promise("U01", "U04")
 @pytest.mark.parametrize("email", ["ann@example.com", "Ann@Example.COM", " ann@example.com ", "\uff41nn@example.com"])
 def test_an_address_in_another_spelling_is_taken(client: TestClient, ann: Person, email: str):
     response = sign_up(client, username="other", email=email)
@@ -70,11 +71,13 @@ NO_ADDRESSES = [
     *("", "ann", "ann@", "@example.com", "a@b@example.com", "a b@example.com", "ann@example", "ann@.com"),
     *("ann@example.com\r\nBcc: bob@example.com", "ann\r\n@example.com", "ann\x00@example.com"),
     *("<script>alert(1)</script>@example.com", "ann@example.com, bob@example.com", "ann@[127.0.0.1]"),
+    *("Ann <ann@example.com>", "<ann@example.com>"),
     *("a" * 100_000 + "@example.com", "a@" + "b" * 63 + ("." + "c" * 63) * 3 + ".com"),
     *(1, None, ["ann@example.com"], {"email": "ann@example.com"}),
 ]
 
 
+@pytest.mark.promise("U05")
 def test_a_bad_address_is_refused(client: TestClient):
     answers = [(email, sign_up(client, email=email)) for email in NO_ADDRESSES]
     assert [(str(email)[:60], answer.status_code) for email, answer in answers if answer.status_code != 422] == []
@@ -89,6 +92,7 @@ NO_USERNAMES = [
 ]
 
 
+@pytest.mark.promise("U19")
 def test_a_bad_username_is_refused(client: TestClient):
     answers = [(name, sign_up(client, username=name)) for name in NO_USERNAMES]
     assert [(ascii(name)[:60], answer.status_code) for name, answer in answers if answer.status_code != 422] == []
@@ -98,12 +102,14 @@ def test_a_bad_username_is_refused(client: TestClient):
 NO_FULL_NAMES = ["", "  ", "Ann\nArcher", "Ann\x00", "Ann\x1b", "x" * 256, "x" * 100_000, 1, ["Ann"]]
 
 
+@pytest.mark.promise("U19")
 def test_a_bad_full_name_is_refused(client: TestClient, ann: Person):
     bob = {"username": "bob", "email": "bob@example.com"}
     assert [sign_up(client, **bob, full_name=name).status_code for name in NO_FULL_NAMES] == [422] * 9
     assert [ann.patch("/users/me", {"full_name": name}).status_code for name in NO_FULL_NAMES] == [422] * 9
 
 
+@pytest.mark.promise("U19")
 @pytest.mark.parametrize(
     "full_name", ["\u9234\u6728 \u7531\u7d00", "e\u0301", "\u05d0\u05df", "\U0001f469\u200d\U0001f692", "O'Neill; --"]
 )
@@ -124,6 +130,7 @@ ASSIGNED = {
 }
 
 
+@pytest.mark.promise("U08", "U09")
 @pytest.mark.parametrize("key", ASSIGNED)
 def test_nobody_gives_themselves_what_is_not_theirs_to_give(client: TestClient, ann: Person, key: str):
     before = ann.get("/users/me").json()
@@ -134,6 +141,7 @@ def test_nobody_gives_themselves_what_is_not_theirs_to_give(client: TestClient, 
     assert ann.get("/users/me").json() == before
 
 
+@pytest.mark.promise("U07")
 @pytest.mark.parametrize("same", ["username", "email"])
 def test_of_ten_sign_ups_at_once_one_succeeds(client: TestClient, root: Person, same: str):
     def one(number: int) -> int:
@@ -149,6 +157,7 @@ def test_of_ten_sign_ups_at_once_one_succeeds(client: TestClient, root: Person, 
 # Oneself
 
 
+@pytest.mark.promise("I11")
 def test_users_change_what_they_send_and_nothing_else(client: TestClient, ann: Person):
     before = ann.get("/users/me").json()
     response = ann.patch("/users/me", {"username": "Anna"})
@@ -162,11 +171,13 @@ def test_users_change_what_they_send_and_nothing_else(client: TestClient, ann: P
     assert Person(client, "anna").log_in().status_code == 200
 
 
+@pytest.mark.promise("I11")
 @pytest.mark.parametrize("key", ["username", "email", "current_password"])
 def test_null_is_nobodys_name(ann: Person, key: str):
     assert ann.patch("/users/me", {"current_password": PASSWORD, key: None}).status_code == 422
 
 
+@pytest.mark.promise("U17")
 def test_a_new_address_takes_the_current_password(ann: Person):
     change = {"email": "New@Example.com"}
     assert ann.patch("/users/me", change).status_code == 403
@@ -177,6 +188,7 @@ def test_a_new_address_takes_the_current_password(ann: Person):
     assert (response.status_code, response.json()["email"]) == (200, "new@example.com")
 
 
+@pytest.mark.promise("U16")
 @pytest.mark.parametrize("clash", [{"username": "BOB"}, {"email": "Bob@example.com", "current_password": PASSWORD}])
 def test_nobody_takes_what_another_has(client: TestClient, ann: Person, bob: Person, clash: dict[str, str]):
     before = ann.get("/users/me").json(), bob.get("/users/me").json()
@@ -191,6 +203,7 @@ def change_password(person: Person, current: str, new: str) -> Any:
     return person.patch("/users/me/password", {"current_password": current, "new_password": new})
 
 
+@pytest.mark.promise("P12", "P13")
 def test_a_new_password_takes_the_current_one(ann: Person):
     new = "four other words together"
     refused = change_password(ann, "four plain words apart", new)
@@ -207,7 +220,6 @@ BAD_PASSWORDS = [
     "short",
     "x" * 14,
     "x" * 1001,
-    "x" * 1_000_000,
     "four plain\x00words together",
     "four plain words\x1b[0m",
     1,
@@ -216,6 +228,7 @@ BAD_PASSWORDS = [
 ]
 
 
+@pytest.mark.promise("P01", "P02", "P11")
 @pytest.mark.parametrize("password", BAD_PASSWORDS, ids=lambda password: repr(password)[:40])
 def test_that_is_no_password(client: TestClient, ann: Person, password: object):
     start = time.monotonic()
@@ -243,6 +256,7 @@ GOOD_PASSWORDS = {
 }
 
 
+@pytest.mark.promise("P03", "P06")
 @pytest.mark.parametrize("password", GOOD_PASSWORDS.values(), ids=GOOD_PASSWORDS)
 def test_a_long_password_of_any_kind_logs_in(client: TestClient, password: str):
     assert sign_up(client, password=password).status_code == 201
@@ -261,6 +275,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.promise("P04", "P09")
 @pytest.mark.parametrize(("password", "other"), OTHERS.values(), ids=OTHERS)
 def test_a_password_is_right_to_the_last_character(client: TestClient, password: str, other: str):
     sign_up(client, password=password)
@@ -268,6 +283,7 @@ def test_a_password_is_right_to_the_last_character(client: TestClient, password:
     assert Person(client, "ann").log_in(password).status_code == 200
 
 
+@pytest.mark.promise("P14")
 def test_no_answer_holds_a_password_or_a_hash(client: TestClient, ann: Person, root: Person):
     give_items(ann, 1)
     with Session(client.app.state.session_engine) as session:
@@ -284,6 +300,7 @@ def test_no_answer_holds_a_password_or_a_hash(client: TestClient, ann: Person, r
         assert [answer.request.url.path for answer in answers if word in answer.text] == []
 
 
+@pytest.mark.promise("P14")
 def test_the_schema_knows_no_hash(client: TestClient):
     schema = client.get("/openapi.json").text
     assert [word for word in ("hashed_password", "security_stamp", "hashed_token") if word in schema] == []
@@ -295,6 +312,7 @@ def test_the_schema_knows_no_hash(client: TestClient):
 # Other users
 
 
+@pytest.mark.promise("U10")
 def test_only_superusers_list_users(ann: Person, root: Person):
     assert ann.get("/users").status_code == 403
     assert usernames(root.get("/users")) == ["root", "ann"]
@@ -315,6 +333,7 @@ def test_a_user_is_read_with_the_newest_hundred_items(ann: Person):
     assert read == titles(ann.get("/items")) == [f"item {n}" for n in range(101, 1, -1)]
 
 
+@pytest.mark.promise("U11")
 def test_another_user_does_not_exist(ann: Person, bob: Person):
     for foreign, missing in (
         (bob.get(f"/users/{ann.id}"), bob.get("/users/77")),

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from app.engine import migrations
-from app.engine.wire import Wire
+from app.engine.http.wire import Wire
 from tests.conftest import PASSWORD
 from tests.scratch import empty_database
 from tests.servers import SERVE, Server, settings_for
@@ -27,8 +27,8 @@ from contextlib import suppress
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 from app import cli, main
-from app.engine import dispatch
-from app.engine.wire import Wire
+from app.engine.http import dispatch
+from app.engine.http.wire import Wire
 from app.routers import health
 
 Wire.TICK, Wire.FOR_HEAD, Wire.FOR_BODY, Wire.FOR_READING, Wire.FOR_LEAVING = 0.1, 1, 1, 1, 3
@@ -42,10 +42,6 @@ async def slow():
 async def large():
     return Response(b"x" * 30_000_000)
 
-@main.app.post("/deaf")
-async def deaf():
-    return "not read"
-
 @main.app.post("/echo")
 async def echo(request: Request):
     body = b""
@@ -54,6 +50,13 @@ async def echo(request: Request):
     return dict(body=body.decode("latin-1"), names=list(request.headers), scheme=request.url.scheme)
 
 dispatch.install(main.app, ungated=health.PATHS)
+listening = main.app
+
+async def app(scope, receive, send):
+    deaf = scope.get("path") == "/deaf"  # the routing table would read the body first
+    await (Response("not read") if deaf else listening)(scope, receive, send)
+
+main.app = app
 cli.main()
 """
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -368,8 +371,8 @@ def test_while_thirty_log_in_others_are_answered(server: Server):
 
 
 def test_an_answer_that_overtakes_the_body_is_read_before_the_connection_ends(server: Server):
-    for length, status in ((3_000_000, 413), (3, 200)):
-        head = b"POST /deaf HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
+    for path, length, status in ((b"/deaf", 3_000_000, 200), (b"/deaf", 3, 200), (b"/echo", 3_000_000, 413)):
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path, length)
         with connect(server) as connection:
             connection.sendall(head)
             time.sleep(0.1)

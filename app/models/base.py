@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Annotated, Any, ClassVar
 
 from pydantic import MISSING, AfterValidator, ConfigDict
+from pydantic import Field as Constraint
 from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Integer, Table, text
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
@@ -35,14 +36,19 @@ def clean(value: str) -> str:
 
 def single(value: str) -> str:
     """`value`, if it can stand on one line by itself: not blank, no line break."""
-    if not value.strip() or any(letter in value for letter in "\t\n\r"):
+    if not value.replace("\ufeff", "").strip() or any(letter in value for letter in "\t\n\r\u2028\u2029"):
         raise ValueError("must be one line, and not blank")
     return value
 
 
+# The same, told in the OpenAPI document. A pattern alone would be refused in words that no person understands.
+CLEAN = {"pattern": r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"}
+LETTER = r"\x00-\x1f\x7f-\x9f\u2028\u2029"  # and what is none
+SINGLE = {"pattern": rf"^[^{LETTER}]*[^\s\ufeff{LETTER}][^{LETTER}]*$"}
+
 # The text types of every entity. Give each field its own max_length.
-Text = Annotated[str, AfterValidator(clean)]
-Line = Annotated[Text, AfterValidator(single)]
+Text = Annotated[str, AfterValidator(clean), Constraint(json_schema_extra=CLEAN)]
+Line = Annotated[Text, AfterValidator(single), Constraint(json_schema_extra=SINGLE)]
 
 
 class Access(Enum):

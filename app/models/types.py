@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 Instant = Annotated[AwareDatetime, Field(ge=FIRST + DAY, le=LAST - DAY)]
 
 # With sa_type=BigInteger: a plain int is a column of 32 bits.
-Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # two bounds that a float, which OpenAPI has, tells exactly
 
 
 def decode(value: object) -> object:

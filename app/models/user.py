@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, EmailStr, SecretStr, Strin
 from pydantic import Field as Constraint
 from sqlmodel import Field, SQLModel
 
-from app.models.base import BigId, Closed, Entity, Line, Partial, Row, clean
+from app.models.base import CLEAN, BigId, Closed, Entity, Line, Partial, Row, clean
 from app.security import new_security_stamp
 
 
@@ -21,7 +21,16 @@ Username = Annotated[
     str,
     StringConstraints(strip_whitespace=True, to_lower=True, pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$"),
 ]
-Email = Annotated[EmailStr, BeforeValidator(lambda value: fold(value) if isinstance(value, str) else value)]
+
+
+def as_address(value: object) -> object:
+    if isinstance(value, str) and "<" in value:  # pydantic would read "Ann <ann@example.com>", and drop the name
+        raise ValueError("must be an e-mail address and nothing else")
+    return fold(value) if isinstance(value, str) else value
+
+
+# Of any language: RFC 6531.
+Email = Annotated[EmailStr, BeforeValidator(as_address), Constraint(json_schema_extra={"format": "idn-email"})]
 
 
 def as_typed(value: SecretStr) -> SecretStr:
@@ -32,7 +41,7 @@ def as_typed(value: SecretStr) -> SecretStr:
 # A passphrase beats composition rules (NIST SP 800-63B). Long enough for any, bounded for the hash's sake.
 Password = Annotated[
     SecretStr,
-    Constraint(min_length=15, max_length=1000, examples=["four plain words together"]),
+    Constraint(min_length=15, max_length=1000, examples=["four plain words together"], json_schema_extra=CLEAN),
     AfterValidator(as_typed),
 ]
 

@@ -9,11 +9,7 @@ from app.routers import admin, items, token, users
 api = APIRouter()
 api.include_router(token.router, tags=["token"])
 api.include_router(users.router, prefix="/users", tags=["users"])
-api.include_router(items.router, prefix="/items", tags=["items"], responses=documented(401))
+api.include_router(items.router, prefix="/items", tags=["items"])
 api.include_router(
-    admin.router,
-    prefix="/admin",
-    tags=["admin"],
-    dependencies=[Depends(require_superuser)],
-    responses=documented(401, 403),
+    admin.router, prefix="/admin", tags=["admin"], dependencies=[Depends(require_superuser)], responses=documented(403)
 )

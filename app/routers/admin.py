@@ -5,12 +5,11 @@ from fastapi import APIRouter
 from app import accounts, crud
 from app.accounts import Counts
 from app.deps import Caller, CurrentUser, Paging, RowId
-from app.engine.dispatch import StrictRoute
 from app.errors import Forbidden
 from app.models import UserRead
 from app.problems import documented
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter()
 
 
 @router.get("/counts")
@@ -25,19 +24,19 @@ async def list_accounts(caller: Caller, page: Paging) -> list[UserRead]:
     return await crud.users.page(caller, **dict(page))
 
 
-@router.post("/users/{user_id}/activate", responses=documented(404))
+@router.post("/users/{user_id}/activate")
 async def activate_user(caller: Caller, user_id: RowId) -> UserRead:
     """Let somebody in again. They log in anew."""
     return await accounts.set_active(caller, user_id, True)
 
 
-@router.post("/users/{user_id}/deactivate", responses=documented(404, 409))
+@router.post("/users/{user_id}/deactivate", responses=documented(409))
 async def deactivate_user(caller: Caller, user_id: RowId) -> UserRead:
     """Shut somebody out, from their very next request on. What is theirs stays."""
     return await accounts.set_active(caller, user_id, False)
 
 
-@router.post("/users/{user_id}/promote", responses=documented(404))
+@router.post("/users/{user_id}/promote")
 async def promote_user(caller: Caller, user_id: RowId) -> UserRead:
     """Make somebody a superuser."""
     return await accounts.set_superuser(caller, user_id, True)
@@ -46,7 +45,7 @@ async def promote_user(caller: Caller, user_id: RowId) -> UserRead:
 @router.post(
     "/users/{user_id}/demote",
     tags=["superusers"],
-    responses=documented(404, 409) | documented(403, description="You cannot demote yourself"),
+    responses=documented(409) | documented(403, description="You cannot demote yourself"),
 )
 async def demote_user(caller: Caller, user: CurrentUser, user_id: RowId) -> UserRead:
     """Make a superuser an ordinary user. Not yourself: another superuser must agree that you go."""

@@ -4,11 +4,10 @@ from fastapi import APIRouter, Response
 
 from app.crud import items
 from app.deps import Caller, Paging, RowId, created
-from app.engine.dispatch import StrictRoute
 from app.models import ItemCreate, ItemRead, ItemUpdate
 from app.problems import documented
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter()
 
 
 @router.get("")
@@ -23,19 +22,19 @@ async def create_item(caller: Caller, data: ItemCreate, response: Response) -> I
     return created(response, "items", await items.create(caller, data))
 
 
-@router.get("/{item_id}", responses=documented(404))
+@router.get("/{item_id}")
 async def read_item(caller: Caller, item_id: RowId) -> ItemRead:
     """One item."""
     return await items.get(caller, item_id)
 
 
-@router.patch("/{item_id}", responses=documented(404, 409))
+@router.patch("/{item_id}", responses=documented(409))
 async def update_item(caller: Caller, item_id: RowId, changes: ItemUpdate) -> ItemRead:
     """Change what you send, and nothing else."""
     return await items.update(caller, item_id, changes)
 
 
-@router.delete("/{item_id}", status_code=204, responses=documented(404))
+@router.delete("/{item_id}", status_code=204)
 async def delete_item(caller: Caller, item_id: RowId) -> None:
     """Delete an item, for good."""
     await items.delete(caller, item_id)

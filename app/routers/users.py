@@ -4,12 +4,11 @@ from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
 from app.deps import Application, Caller, Hasher, Paging, RowId, Settings, created, require_superuser
-from app.engine.dispatch import StrictRoute
 from app.errors import Forbidden
 from app.models import ItemCreate, ItemRead, PasswordChange, UserCreate, UserRead, UserUpdate, UserWithItems
 from app.problems import documented
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter()
 
 
 @router.post("", status_code=201, responses=documented(403, 409))
@@ -22,43 +21,43 @@ async def create_user(
     return created(response, "users", await accounts.register(application, hasher, data))
 
 
-@router.get("", dependencies=[Depends(require_superuser)], responses=documented(401, 403))
+@router.get("", dependencies=[Depends(require_superuser)], responses=documented(403))
 async def list_users(caller: Caller, page: Paging) -> list[UserRead]:
     """Every user, newest first. For superusers."""
     return await crud.users.page(caller, **dict(page))
 
 
-@router.get("/me", responses=documented(401))
+@router.get("/me")
 async def read_me(caller: Caller) -> UserRead:
     """Who you are."""
     return await crud.users.get(caller, caller.id)
 
 
-@router.patch("/me", responses=documented(401, 403, 409))
+@router.patch("/me", responses=documented(403, 409))
 async def update_me(caller: Caller, hasher: Hasher, changes: UserUpdate) -> UserRead:
     """Change what you send, and nothing else. A new e-mail takes the current password."""
     return await accounts.update_account(caller, hasher, changes)
 
 
-@router.patch("/me/password", status_code=204, responses=documented(401, 403))
+@router.patch("/me/password", status_code=204, responses=documented(403))
 async def update_my_password(caller: Caller, hasher: Hasher, data: PasswordChange) -> None:
     """Change your password. Every login ends, this one too: log in again. Machine tokens stay."""
     await accounts.change_password(caller, hasher, data)
 
 
-@router.get("/me/items", responses=documented(401))
+@router.get("/me/items")
 async def list_my_items(caller: Caller, page: Paging) -> list[ItemRead]:
     """Your own items, newest first."""
     return await crud.items.page(caller, **dict(page), owner_id=caller.id)
 
 
-@router.get("/{user_id}", responses=documented(401, 404))
+@router.get("/{user_id}")
 async def read_user(caller: Caller, user_id: RowId) -> UserWithItems:
     """A user and the newest 100 of their items. Yourself, or for superusers anybody."""
     return await crud.read_user_with_items(caller, user_id)
 
 
-@router.post("/{user_id}/items", status_code=201, responses=documented(401, 404, 409))
+@router.post("/{user_id}/items", status_code=201, responses=documented(409))
 async def create_user_item(caller: Caller, user_id: RowId, data: ItemCreate, response: Response) -> ItemRead:
     """Create an item that belongs to that user. For yourself, or for superusers anybody."""
     return created(response, "items", await crud.create_item_for(caller, user_id, data))

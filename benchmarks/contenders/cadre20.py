@@ -6,7 +6,6 @@ from sqlmodel import Field, SQLModel, create_engine
 from app import main
 from app.crud import standing
 from app.deps import Caller, Paging, RowId, created
-from app.engine.dispatch import StrictRoute
 from app.engine.verbs import Verbs
 from app.models.base import BigId, Closed, Entity, Line, Partial, Row
 from app.routers import api
@@ -37,7 +36,7 @@ def thing(number: int) -> type[Entity]:
 
 
 def routes(path: str, things: Verbs[ThingRead]) -> APIRouter:
-    router = APIRouter(route_class=StrictRoute)
+    router = APIRouter()
 
     @router.get("")
     async def list_things(caller: Caller, page: Paging) -> list[ThingRead]:

@@ -1,0 +1,184 @@
+"""Requests as bytes, handed to the app as a server does, and what must hold for every answer to any of them."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlencode
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.models.base import CLEAN, SINGLE
+from tests.conftest import PASSWORD, Person
+from tests.test_types import LARGE
+
+MARK = "hailhydra"  # in what is sent, and in no refusal
+HASH = re.compile(r"\$bcrypt-sha256\$v=")
+INNER = re.compile(rf"bcrypt|Traceback|sqlite|psycopg|asyncio|/app/|SELECT |INSERT |{PASSWORD}")
+ROWS = 4  # of every entity, to begin with
+GOOD = {**json.loads(LARGE.model_dump_json()), "current_password": PASSWORD, "password": PASSWORD}
+LOGIN = {"username": "root", "password": PASSWORD}
+
+
+@dataclass
+class Operation:
+    """One of the OpenAPI document's."""
+
+    method: str
+    path: str
+    about: dict[str, Any]
+    schemas: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.about["operationId"])
+
+    @property
+    def media_type(self) -> str:
+        return next(iter(self.about.get("requestBody", {}).get("content", {})), "")
+
+    @property
+    def is_json(self) -> bool:
+        return self.media_type == "application/json"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Those of its body."""
+        if not self.media_type:
+            return {}
+        reference = self.about["requestBody"]["content"][self.media_type]["schema"]["$ref"]
+        return dict(self.schemas[reference.rpartition("/")[2]]["properties"])
+
+    def kinds(self, name: str) -> list[dict[str, Any]]:
+        """What that field may be, `null` for one."""
+        schema = self.fields.get(name, {})
+        return [kind for kind in schema.get("anyOf", [schema]) if "type" in kind]
+
+    def keeps_text(self, name: str) -> bool:
+        """Whether it is text that must come back as it was sent."""
+        return any(kind.get("pattern") in (CLEAN["pattern"], SINGLE["pattern"]) for kind in self.kinds(name))
+
+    def keeps_numbers(self, name: str) -> bool:
+        return {kind["type"] for kind in self.kinds(name)} - {"null"} in ({"integer"}, {"number"})
+
+    def good(self, number: int) -> dict[str, Any]:
+        """A body as its schema wants it. No two with the same `number`: names and addresses are unique."""
+        body = {name: GOOD.get(name, of.get("examples", [of.get("default")])[0]) for name, of in self.fields.items()}
+        if "email" in body:
+            body |= {"username": f"new-{number}", "email": f"new-{number}@example.com"}
+        return body if self.is_json else LOGIN
+
+    def encode(self, body: object, *, ascii_only: bool = True) -> str:
+        if self.is_json or not isinstance(body, dict):
+            return json.dumps(body, ensure_ascii=ascii_only)
+        form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in body.items()}
+        return urlencode(form, errors="surrogatepass")
+
+
+@dataclass
+class Exchange:
+    """A request, and what came back."""
+
+    operation: Operation
+    address: str
+    body: bytes = b""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    misses: bool = False  # the operation, perhaps: the address is odd
+    status: int = 0
+    answered: list[tuple[bytes, bytes]] = field(default_factory=list)
+    content: bytes = b""
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:  # what hypothesis prints
+        printer.text(f"{self.operation.method} {self.address} {self.headers} {self.body!r}")
+
+    @property
+    def succeeds(self) -> bool:
+        return self.status < 300
+
+
+@dataclass
+class Target:
+    """The app, and a root who stays what they are."""
+
+    client: TestClient
+    root: Person
+    restore: Callable[[], None]
+
+    @property
+    def operations(self) -> list[Operation]:
+        document = self.client.app.openapi()  # type: ignore[attr-defined]
+        schemas = document["components"]["schemas"]
+        paths = document["paths"].items()
+        return [Operation(verb.upper(), path, about, schemas) for path, of in paths for verb, about in of.items()]
+
+    def send(self, exchange: Exchange) -> None:
+        """A client library would tidy up the path, and refuse odd headers."""
+        address, _, query = exchange.address.partition("?")
+        headers = list(exchange.headers)
+        if not any(name == b"authorization" for name, _ in headers):
+            headers.append((b"authorization", (self.root.headers or {})["Authorization"].encode()))
+        if exchange.operation.media_type and not any(name == b"content-type" for name, _ in headers):
+            headers.append((b"content-type", exchange.operation.media_type.encode()))
+        scope = {
+            **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "state": {}},
+            **{"method": exchange.operation.method, "path": unquote(address), "raw_path": address.encode()},
+            **{"root_path": "", "query_string": query.encode(), "headers": headers},
+            **{"server": ("testserver", 80), "client": ("testclient", 50000)},
+        }
+        events = [{"type": "http.request", "body": exchange.body, "more_body": False}]
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return events.pop() if events else await asyncio.Event().wait()  # it does not hang up
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        assert self.client.portal is not None
+        self.client.portal.call(self.client.app, scope, receive, send)
+        exchange.status, exchange.answered = sent[0]["status"], sent[0]["headers"]
+        exchange.content = b"".join(message.get("body", b"") for message in sent)
+
+    def assert_kept(self, exchange: Exchange) -> None:
+        """What a write answered is read again, and the text and the numbers in it are those that were sent."""
+        got, sent = strictly(exchange.content), json.loads(exchange.body)
+        for name, value in sent.items():
+            is_text = isinstance(value, str) and exchange.operation.keeps_text(name)
+            if name in got and (is_text or {type(value), type(got[name])} <= {int, float}):
+                assert (name, got[name]) == (name, type(got[name])(value))  # 5.0 is an int, 2^53 + 1 no float
+        where = dict(exchange.answered).get(b"location", exchange.address.encode()).decode()
+        read = self.client.get(where, headers=self.root.headers).json()
+        assert {name: read.get(name) for name in got} == got
+
+
+def assert_sound(exchange: Exchange) -> None:
+    """What holds for every answer."""
+    answered, text = dict(exchange.answered), exchange.content.decode()
+    assert exchange.status < 500
+    assert exchange.misses or str(exchange.status) in exchange.operation.about["responses"]
+    assert len(answered) == len(exchange.answered)  # none twice
+    assert re.fullmatch(rb"[0-9a-f]{16}", answered[b"x-request-id"])
+    assert (answered[b"x-content-type-options"], b"cache-control" in answered) == (b"nosniff", True)
+    assert not HASH.search(text)
+    if exchange.succeeds:
+        assert len(text) < 1_000_000
+        assert exchange.status == 204 or strictly(exchange.content) is not None
+        return
+    assert MARK not in text + repr(exchange.answered)
+    assert not INNER.search(text)
+    assert len(text) < 10_000
+    problem = strictly(exchange.content)
+    if exchange.operation.name == "log_in" and exchange.status == 400:
+        assert answered[b"content-type"] == b"application/json"
+        assert set(problem) == {"error", "error_description", "detail"}
+    else:
+        assert answered[b"content-type"] == b"application/problem+json"
+        assert (set(problem), problem["status"]) == ({"type", "title", "status", "detail"}, exchange.status)
+
+
+def strictly(content: bytes) -> Any:
+    """JSON, which has no NaN."""
+    return json.loads(content.decode(), parse_constant=pytest.fail)
