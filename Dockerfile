@@ -10,4 +10,4 @@ USER cadre
 # SECRET_KEY and DATABASE_URL come from outside; without them it refuses to start, and says so.
 ENV ENVIRONMENT=production
 EXPOSE 8000
-CMD ["sh", "-c", "python -m app migrate && exec uvicorn app.main:app --host 0.0.0.0 --port 8000 --no-server-header --timeout-graceful-shutdown 8"]
+CMD ["sh", "-c", "python -m app migrate && exec python -m app serve --host 0.0.0.0 --port 8000"]

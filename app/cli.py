@@ -1,4 +1,4 @@
-"""The commands: `python3 -m app [run | demo | migrate | superuser | token]`, and `test`, which __main__.py answers."""
+"""The commands: `python3 -m app [run | serve | demo | migrate | superuser | token]`. __main__.py answers `test`."""
 
 import asyncio
 import json
@@ -21,6 +21,7 @@ from app.start import opened, prepare, say
 main = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
 GRACE = 8  # seconds to finish what is under way: a stalled client must not keep a server alive, and Docker kills at 10
 Port = Annotated[int, typer.Option(help="Where to listen.", min=1, max=65535)]
+Workers = Annotated[int, typer.Option(help="How many processes.", min=1, max=64)]
 Host = Annotated[str, typer.Option(help="Which of this machine's addresses; 0.0.0.0 for all.")]
 
 
@@ -34,24 +35,31 @@ def default(context: typer.Context) -> None:
 @main.command()
 def run(host: Host = "127.0.0.1", port: Port = 8000, reload: bool = True) -> None:
     """Bring the database up to date and serve, with reload after each change of the code."""
-    settings = get_settings()
-    refuse_taken_port(host, port)
-    asyncio.run(prepare(settings))
+    make_ready("run", host, port)
     here = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104  # comparing, not binding
     say(f"  API         {here}/api/v1\n  Docs        {here}/docs   (log in with Authorize)\n  Front page  {here}/\n")
     import uvicorn  # late: the other commands need no server
 
-    # uvicorn ends what is under way, and then sends itself the signal again: that is a success.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        "app.main:app",
-        host=host,
-        port=port,
-        reload=reload,
-        reload_dirs=["app"],
-        server_header=False,
-        timeout_graceful_shutdown=GRACE,
-    )
+    uvicorn.run(**hardened(), host=host, port=port, reload=reload, reload_dirs=["app"] if reload else None, workers=1)
+
+
+@main.command()
+def serve(host: Host = "127.0.0.1", port: Port = 8000, workers: Workers = 1) -> None:
+    """Serve, for production: several processes if you like, and one that died is replaced."""
+    make_ready("serve", host, port)
+    import uvicorn  # late: the other commands need no server
+    from uvicorn.config import STARTUP_FAILURE
+    from uvicorn.supervisors import Multiprocess
+
+    if workers == 1:
+        uvicorn.run(**hardened(), host=host, port=port, workers=1)
+        return
+    config = uvicorn.Config(**hardened(), host=host, port=port, workers=workers)
+    supervisor = Multiprocess(config, sockets=[config.bind_socket()])
+    supervisor.run()
+    if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+        # uvicorn would end as if somebody had asked for it.
+        raise CannotStart("A worker could not start: see above why.")
 
 
 @main.command()
@@ -119,12 +127,43 @@ def answer(work: Coroutine[Any, Any, None]) -> None:
         raise CannotStart("\n".join(f"{wrong['loc'][0]}: {wrong['msg']}." for wrong in error.errors())) from None
 
 
-def refuse_taken_port(host: str, port: int) -> None:
+def make_ready(command: str, host: str, port: int) -> None:
+    """Raise CannotStart for what is wrong here and now: a worker would say it in a traceback, and each its own."""
+    settings = get_settings()
+    if any(network.prefixlen == 0 for network in settings.proxies):
+        raise CannotStart("PROXIES would believe everybody: name the machines that stand in front of this one.")
+    refuse_taken_port(command, host, port)
+    asyncio.run(prepare(settings))
+    # uvicorn ends what is under way, and then sends itself the signal again: that is a success.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
+def hardened() -> dict[str, Any]:
+    """What uvicorn needs to be told to stand in the open. `uvicorn app.main:app` has none of it."""
+    from app.engine.http.wire import Wire  # late: the other commands need no server
+
+    proxies = get_settings().proxies
+    return {
+        "app": "app.main:app",
+        "http": Wire,
+        "ws": "none",
+        "loop": "auto",  # uvloop, or asyncio on Windows
+        "server_header": False,
+        # Else uvicorn would believe whatever runs on this machine, or FORWARDED_ALLOW_IPS.
+        "proxy_headers": bool(proxies),
+        "forwarded_allow_ips": [str(network) for network in proxies],
+        # No limit_concurrency: it counts idle connections, and refuses /health. The app counts requests itself.
+        "backlog": 2048,
+        "timeout_graceful_shutdown": GRACE,
+    }
+
+
+def refuse_taken_port(command: str, host: str, port: int) -> None:
     """Raise CannotStart now, in one sentence, rather than in the middle of uvicorn's log."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            cure = f"python3 -m app run --port {port + 1}" if port < 65535 else "another --port"
+            cure = f"python3 -m app {command} --port {port + 1}" if port < 65535 else "another --port"
             raise CannotStart(f"Port {port} of {host} cannot be used ({error.strerror}). Try: {cure}") from None

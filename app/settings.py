@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import EmailStr, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import EmailStr, Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import CannotStart
@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     )
     pgbouncer: bool = Field(False, description="Prepare no statements: PgBouncer is there in transaction mode.")
     concurrent_requests: int = Field(1024, ge=8, le=100_000, description="Of one server process; more get 503 at once.")
+    proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field((), description="Whose X-Forwarded-* is believed.")
     max_body_size: int = Field(2**17, ge=1024, le=2**30, description="Bytes of a request's body; more get 413.")
     hosts: Words = Field((), description="Names this server answers to: `api.example.com,*.example.org`. None: any.")
     log_requests: bool = Field(True, description="A line in the log for each request.")
@@ -52,7 +53,7 @@ class Settings(BaseSettings):
     first_superuser_username: str = Field("admin", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$", max_length=64)
     first_superuser_email: EmailStr = "admin@example.com"
 
-    @field_validator("hosts", "cors_origins", "cors_methods", "cors_headers", mode="before")
+    @field_validator("proxies", "hosts", "cors_origins", "cors_methods", "cors_headers", mode="before")
     @classmethod
     def split_words(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value

@@ -19,6 +19,7 @@ from tests.scratch import environment
 
 CADRE = ("-c", "from app.cli import main; main()")  # what `python3 -m app` runs once everything is installed
 RUN = (*CADRE, "run", "--no-reload", "--port", "{port}")
+SERVE = (*CADRE, "serve", "--port", "{port}")
 KEY = "7xQ-oPz_49dVbYw2LmKJhTRsE0aNcUfG8iXyZ1CqW5tDnBvM"
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request is too many

@@ -18,7 +18,7 @@ TOP_LEVEL = {
     *(".ci", ".github", ".gitignore", ".dockerignore", "Dockerfile", "requirements.txt"),
 }
 READERS_PATH = sorted(file for file in (ROOT / "app").rglob("*.py") if "engine" not in file.parts)
-ENGINE = sorted((ROOT / "app" / "engine").glob("*.py"))
+ENGINE = sorted((ROOT / "app" / "engine").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # What is in here is for tests and measurements, and opens nothing else.
 HARMLESS = ("tests/", "benchmarks/")
