@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from app import accounts
 from app.demo import fill
-from app.engine import migrations
+from app.engine import logs, migrations
 from app.errors import CannotStart, Refusal
 from app.settings import ROOT, get_settings
 from app.start import opened, prepare, say
@@ -130,6 +130,7 @@ def answer(work: Coroutine[Any, Any, None]) -> None:
 def make_ready(command: str, host: str, port: int) -> None:
     """Raise CannotStart for what is wrong here and now: a worker would say it in a traceback, and each its own."""
     settings = get_settings()
+    logs.configure(for_people=settings.environment == "development")
     if any(network.prefixlen == 0 for network in settings.proxies):
         raise CannotStart("PROXIES would believe everybody: name the machines that stand in front of this one.")
     refuse_taken_port(command, host, port)
@@ -148,6 +149,7 @@ def hardened() -> dict[str, Any]:
         "http": Wire,
         "ws": "none",
         "loop": "auto",  # uvloop, or asyncio on Windows
+        "log_config": None,  # logs.py has it
         "server_header": False,
         # Else uvicorn would believe whatever runs on this machine, or FORWARDED_ALLOW_IPS.
         "proxy_headers": bool(proxies),
