@@ -186,7 +186,7 @@ def test_a_proxy_is_believed_if_it_is_named(proxies: str, client: str, believed:
     async def app(scope: dict[str, Any], receive: object, send: object) -> None:
         seen.update(scope)
 
-    config = uvicorn.Config(**{**cli.hardened(), "app": app}, log_config=None)
+    config = uvicorn.Config(**{**cli.hardened(), "app": app})
     config.load()
     forwarded = [(b"x-forwarded-proto", b"https"), (b"x-forwarded-for", b"evil, 192.0.2.1")]
     scope = {"type": "http", "scheme": "http", "client": (client, 1), "headers": forwarded}
