@@ -11,8 +11,6 @@ SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
 ]
 # Only where the request came over TLS: the server's own, or that of a proxy named in PROXIES.
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")

@@ -47,7 +47,9 @@ class Server:
         if self.name == "fastify":
             return ["node", str(FASTIFY / "server.js")]
         app = PYTHON_APPS.get(self.name, PYTHON_APPS["cadre"])  # or the app of another commit
-        return [*UVICORN, "--http=httptools", "--backlog=4096", f"--port={self.port}", app]
+        is_ours = self.name.startswith("cadre") and (self.checkout / "app" / "engine" / "http" / "wire.py").exists()
+        http = "app.engine.http.wire:Wire" if is_ours else "httptools"  # as `serve` has it
+        return [*UVICORN, f"--http={http}", "--backlog=4096", f"--port={self.port}", app]
 
     def start(self) -> None:
         """Returns when it answers. Raises SystemExit if it does not within 30 seconds."""
