@@ -43,6 +43,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         ):
             yield
     finally:
+        logs.flush()
         app.state.hasher.close()
         app.state.session_engine.dispose()
 

@@ -59,4 +59,4 @@ class Envelope:
             await self._app(scope, receive, send_stamped)
         finally:
             if self._log_requests:
-                logs.write_request(scope, status, time.perf_counter() - start)
+                logs.note_request(scope, status, time.perf_counter() - start)

@@ -35,6 +35,7 @@ def shape_is_as_before() -> Iterator[None]:
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """What was logged since the last time, each line by itself: what is no JSON fails."""
+    logs.flush()
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -62,6 +63,7 @@ def test_no_query_string_no_token_and_no_password_is_logged(ann: Person, capsys:
     ann.client.post("/api/v1/token", data={"username": SECRET, "password": SECRET})
     ann.client.post("/api/v1/users", json={"username": SECRET, "email": SECRET, "password": SECRET})
     ann.patch("/users/me/password", {"current_password": PASSWORD, "new_password": SECRET})
+    logs.flush()
     written = capsys.readouterr().out
     assert len(written.splitlines()) == 5
     for secret in (token, PASSWORD, SECRET, "four%20plain"):
@@ -119,6 +121,7 @@ def test_nobody_forges_a_line(client: TestClient, capsys: pytest.CaptureFixture[
         raise ValueError(forged)
     except ValueError:
         logging.getLogger("elsewhere").exception("a defect")
+    logs.flush()
     written = capsys.readouterr().out
     assert not any(letter in written for letter in "\r\x1b\u2028\x85\udc80")
     assert not any(line.lstrip().startswith("14:00:00 INFO forged") for line in written.splitlines())

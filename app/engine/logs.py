@@ -4,6 +4,7 @@ What a database or a validator says about a row often repeats it, hashes and all
 where that can be, and what is left is escaped.
 """
 
+import asyncio
 import logging
 import re
 import sys
@@ -21,6 +22,7 @@ from pydantic_core import to_json
 Line = Mapping[str, object]
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+DELAY, MOST_PENDING = 0.05, 200  # seconds that a request's line may wait, and how many may
 # What could end a line, move a terminal's cursor, or be no text.
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -50,20 +52,40 @@ def configure(*, for_people: bool) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        # An access line would hold the query string, and what does not belong into a log. write_request stands for it.
+        # An access line would hold the query string, and what does not belong into a log. note_request stands for it.
         logger.propagate = name != "uvicorn.access"
     for name in ("app", "uvicorn"):
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-def write_request(scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
-    """The line about a request that was answered, from its ASGI scope: no query string, no header. Never raises.
+pending: list[tuple[float, MutableMapping[str, Any], int, float]] = []
 
-    By hand, in half the time that logging takes.
+
+def note_request(scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
+    """Log that a request, of that ASGI scope, was answered: without its query string and its headers.
+
+    Not at once: in a row the lines cost a quarter of what each costs by itself.
     """
+    if not pending:
+        asyncio.get_running_loop().call_later(DELAY, flush)
+    pending.append((time.time(), scope, status, seconds))
+    if len(pending) > MOST_PENDING:
+        flush()
+
+
+def flush() -> None:
+    """Write what was noted and is not written yet. Never raises."""
+    lines = [shape(_of_request(*noted)) for noted in pending]
+    pending.clear()
+    with suppress(OSError, ValueError):  # nobody reads it any more
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+
+
+def _of_request(now: float, scope: MutableMapping[str, Any], status: int, seconds: float) -> Line:
     method, path = scope["method"], scope.get("raw_path", b"")[:200].decode("latin-1")
     line = {
-        "time": at(time.time()),
+        "time": at(now),
         "level": "info",
         "message": safe(f"{method} {path} {status}"),
         "method": method,
@@ -77,9 +99,7 @@ def write_request(scope: MutableMapping[str, Any], status: int, seconds: float) 
         line["user"] = scope["user_id"]
     if scope.get("client"):
         line["client"] = scope["client"][0]
-    with suppress(OSError, ValueError):  # nobody reads it any more
-        sys.stdout.write(shape(line) + "\n")
-        sys.stdout.flush()
+    return line
 
 
 class Formatter(logging.Formatter):
@@ -107,6 +127,11 @@ class Output(logging.StreamHandler[TextIO]):
     def __init__(self) -> None:
         logging.Handler.__init__(self)
         self.setFormatter(Formatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """In the order of what happened."""
+        flush()
+        super().emit(record)
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]  # an attribute in logging

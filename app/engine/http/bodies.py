@@ -1,15 +1,14 @@
-"""A request's body: all of it there before anything is done for it, bounded in bytes and in time; then strict JSON."""
+"""A request's body: all of it there before anything is done for it, bounded while it streams in; then strict JSON.
 
-import asyncio
+How long it may take is for wire.py to say: a timer for each body would cost more than all the rest.
+"""
 
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import from_json
 from starlette.types import Message, Receive, Scope
 
-from app.errors import ContentTooLarge, RequestTimeout, UnsupportedMediaType
+from app.errors import ContentTooLarge, UnsupportedMediaType
 
-PATIENCE = 20.0  # seconds for a body to come, and one more for each RATE bytes of it, as in Apache's mod_reqtimeout
-RATE = 4096
 MOST_KEYS = 1000  # of a body: each that is unknown costs an error, and ten thousand of them 0.1 s of everybody's time
 
 
@@ -21,30 +20,24 @@ def is_announced(scope: Scope) -> bool:
 async def read_body(scope: Scope, receive: Receive, most: int) -> bytes | None:
     """All of it, or None if the client went away meanwhile.
 
-    Raises ContentTooLarge for more than `most` bytes as soon as they are announced or counted, RequestTimeout for a
-    body that lags behind, and UnsupportedMediaType for a compressed one: what is small here may be huge unpacked.
+    Raises ContentTooLarge for more than `most` bytes as soon as they are announced or counted, and UnsupportedMediaType
+    for a compressed body: what is small here may be huge unpacked.
     """
     announced = header(scope, b"content-length") or b"0"
     if not announced.isdigit() or len(announced) > 15 or int(announced) > most:
         raise _too_large(scope, most)
     if header(scope, b"content-encoding").lower() not in (b"", b"identity"):
         raise UnsupportedMediaType("Send it as it is, not compressed.", headers={"Accept-Encoding": "identity"})
-    body, clock = bytearray(), asyncio.get_running_loop().time
-    start = clock()
-    try:
-        async with asyncio.timeout_at(start + PATIENCE) as limit:
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    return None
-                body += message.get("body", b"")
-                if len(body) > most:
-                    raise _too_large(scope, most)
-                if not message.get("more_body"):
-                    return bytes(body)
-                limit.reschedule(start + PATIENCE + len(body) / RATE)
-    except TimeoutError:
-        raise RequestTimeout("The rest of it did not come in time.", headers={"Connection": "close"}) from None
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        if len(body) > most:
+            raise _too_large(scope, most)
+        if not message.get("more_body"):
+            return bytes(body)
 
 
 def given_back(body: bytes, receive: Receive) -> Receive:
