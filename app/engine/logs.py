@@ -58,48 +58,37 @@ def configure(*, for_people: bool) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-pending: list[tuple[float, MutableMapping[str, Any], int, float]] = []
+pending: list[tuple[float, str, bytes, int, float, str, str | None, int | None, str | None]] = []
 
 
 def note_request(scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
     """Log that a request, of that ASGI scope, was answered: without its query string and its headers.
 
-    Not at once: in a row the lines cost a quarter of what each costs by itself.
+    Not at once: in a row the lines cost a third of what each costs by itself.
     """
     if not pending:
         asyncio.get_running_loop().call_later(DELAY, flush)
-    pending.append((time.time(), scope, status, seconds))
+    client, path = scope.get("client"), scope.get("raw_path", b"")
+    # Not the scope itself: hundreds of them alive would cost more than the lines.
+    told = time.time(), scope["method"], path, status, seconds, scope["request_id"]
+    pending.append((*told, scope.get("route_path"), scope.get("user_id"), client and client[0]))
     if len(pending) > MOST_PENDING:
         flush()
 
 
 def flush() -> None:
     """Write what was noted and is not written yet. Never raises."""
-    lines = [shape(_of_request(*noted)) for noted in pending]
+    lines = []
+    for now, method, path, status, seconds, request, route, user, client in pending:
+        message = safe(f"{method} {path[:200].decode('latin-1')} {status}")
+        line = {"time": at(now), "level": "info", "message": message, "method": method, "status": status}
+        line |= {"ms": round(seconds * 1000, 2), "request": request}
+        line |= {name: value for name, value in (("route", route), ("user", user), ("client", client)) if value}
+        lines.append(shape(line))
     pending.clear()
     with suppress(OSError, ValueError):  # nobody reads it any more
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
-
-
-def _of_request(now: float, scope: MutableMapping[str, Any], status: int, seconds: float) -> Line:
-    method, path = scope["method"], scope.get("raw_path", b"")[:200].decode("latin-1")
-    line = {
-        "time": at(now),
-        "level": "info",
-        "message": safe(f"{method} {path} {status}"),
-        "method": method,
-        "status": status,
-        "ms": round(seconds * 1000, 2),
-        "request": scope["request_id"],
-    }
-    if "route_path" in scope:
-        line["route"] = scope["route_path"]
-    if "user_id" in scope:
-        line["user"] = scope["user_id"]
-    if scope.get("client"):
-        line["client"] = scope["client"][0]
-    return line
 
 
 class Formatter(logging.Formatter):
