@@ -31,7 +31,7 @@ from app.engine.http import dispatch
 from app.engine.http.wire import Wire
 from app.routers import health
 
-Wire.TICK, Wire.FOR_HEAD, Wire.FOR_BODY, Wire.FOR_READING, Wire.FOR_LEAVING = 0.1, 1, 1, 1, 3
+Wire.TICK, Wire.FOR_HEAD, Wire.FOR_BODY, Wire.FOR_READING, Wire.FOR_LINGERING = 0.1, 1, 1, 1, 3
 
 @main.app.get("/slow")
 async def slow():
@@ -310,7 +310,7 @@ def test_who_is_too_slow_is_let_go(server: Server):
     assert received["nothing"] == b""
     assert [answer.status for answer in parsed(received["idle"])] == [200]
     # So much for this server; and for those that people start:
-    assert (Wire.FOR_HEAD, Wire.FOR_BODY, Wire.RATE, Wire.FOR_READING, Wire.FOR_LEAVING) == (10, 20, 500, 30, 10)
+    assert (Wire.FOR_HEAD, Wire.FOR_BODY, Wire.RATE, Wire.FOR_READING, Wire.FOR_LINGERING) == (10, 20, 500, 30, 10)
 
 
 @pytest.mark.promise("R10")
