@@ -55,7 +55,7 @@ class Wire(HttpToolsProtocol):
     # Seconds.
     TICK = 1.0
     FOR_HEAD = 10.0  # and for the next request to begin
-    FOR_BODY, RATE = 20.0, 500.0  # and a second more for each so many bytes, as Apache's mod_reqtimeout has it
+    FOR_BODY, RATE = 20.0, 500.0  # and a second more for each RATE bytes. What the app reads has less: see bodies.py
     FOR_READING = 30.0  # an answer, without any progress
     FOR_LINGERING = 10.0
 
