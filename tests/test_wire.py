@@ -147,21 +147,7 @@ def assert_refused(answers: list[Answer], *statuses: int) -> None:
 
 CHUNKED = "Transfer-Encoding: chunked"
 BAD_LENGTHS = [
-    *(
-        "+5",
-        "-5",
-        "0x5",
-        "5 5",
-        "5, 6",
-        "5,5",
-        "",
-        "5\x00",
-        "5\x0b",
-        "1e1",
-        "99999999999999999999",
-        "\r\n 5",
-        "5\r\n 6",
-    ),
+    *("+5", "-5", "0x5", "5 5", "5, 6", "5,5", "", "5\x00", "5\x0b", "1e1", "9" * 20, "\r\n 5", "5\r\n 6"),
     *("5\r\nContent-Length: 5", "5\r\nContent-Length: 6", "0\r\nContent-Length: 5", f"5\r\n{CHUNKED}"),
 ]
 BAD_FIELDS = [
@@ -187,15 +173,9 @@ def test_what_two_servers_could_read_in_two_ways_is_refused_and_nothing_behind_i
     "chunks",
     [
         *(b"5\nabcde\n0\n\n", b"5\r\nabcdeX\r\n0\r\n\r\n", b"0x5\r\nabcde", b"+5\r\nabcde", b"-1\r\n", b"5 \r\nabcde"),
-        *(
-            b"F" * 17 + b"\r\n",
-            b"5;\nabcde",
-            b'5;a="\n"\r\nabcde',
-            b"\r\n5\r\nabcde",
-            b"5\rabcde",
-            b"5\r\nabcde0\r\n\r\n",
-        ),
-        *(b"5\r\nabcde\r\n0\r\nContent-Length: 3\r\n\r\nabc", b"5\r\nabcde\r\n0\r\n" + CHUNKED.encode() + b"\r\n\r\n"),
+        *(b"F" * 17 + b"\r\n", b"5;\nabcde", b'5;a="\n"\r\nabcde', b"\r\n5\r\nabcde", b"5\rabcde"),
+        *(b"5\r\nabcde0\r\n\r\n", b"5\r\nabcde\r\n0\r\nContent-Length: 3\r\n\r\nabc"),
+        b"5\r\nabcde\r\n0\r\n" + CHUNKED.encode() + b"\r\n\r\n",
         *(b"5;a=" + b"x" * 100_000, b"5\r\nabcde\r\n0\r\nX: " + b"x" * 100_000),
     ],
     ids=lambda chunks: repr(chunks[:20]),
@@ -420,37 +400,10 @@ def test_nobody_is_believed_who_says_to_be_a_proxy(server: Server):
 
 
 PARTS = [
-    b"GET ",
-    b"POST ",
-    b"/echo",
-    b"/health",
-    b" HTTP/1.1",
-    b" HTTP/1.0",
-    b"\r\n",
-    b"\n",
-    b"\r",
-    b"\x00",
-    b"0",
-    b"5",
-    b"abcde",
-]
-PARTS += [
-    b"Host: x",
-    b"Content-Length: 5",
-    b"Transfer-Encoding: chunked",
-    b"Connection: close",
-    b"Expect: 100-continue",
-]
-PARTS += [
-    b"Upgrade: h2c\r\nConnection: upgrade",
-    b"Content-Length: 0",
-    b";a=b",
-    b" ",
-    b":",
-    b"\xff",
-    b"X: y",
-    b"0\r\n\r\n",
-    b"\r\n\r\n",
+    *(b"GET ", b"POST ", b"/echo", b"/health", b" HTTP/1.1", b" HTTP/1.0", b"Host: x", b"Connection: close", b"X: y"),
+    *(b"Content-Length: 5", b"Content-Length: 0", b"Transfer-Encoding: chunked", b"Expect: 100-continue"),
+    *(b"Upgrade: h2c\r\nConnection: upgrade", b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"0\r\n\r\n", b"\x00", b"\xff"),
+    *(b"0", b"5", b"abcde", b";a=b", b" ", b":"),
 ]
 WHOLE = [
     GET,
