@@ -94,7 +94,7 @@ def test_the_limit_is_a_setting_and_a_route_may_have_its_own(settings: Settings,
     async def measure(request: Request) -> int:
         return len(await request.body())
 
-    dispatch.install(app, max_body_size=2000)
+    dispatch.install(app, dispatch.Limits(max_body_size=2000))
     client = start(app)
     for path, most in (("/larger", 5000), ("/as-set", 2000)):
         assert [client.post(path, content=b"x" * size).status_code for size in (most, most + 1)] == [200, 413]

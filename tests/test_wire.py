@@ -49,7 +49,7 @@ async def echo(request: Request):
         body = await request.body()
     return dict(body=body.decode("latin-1"), names=list(request.headers), scheme=request.url.scheme)
 
-dispatch.install(main.app, ungated=health.PATHS)
+dispatch.install(main.app, dispatch.Limits(ungated=health.PATHS))
 listening = main.app
 
 async def app(scope, receive, send):
