@@ -1,4 +1,4 @@
-"""The commands: `python3 -m app [run | serve | demo | migrate | superuser | token]`. __main__.py answers `test`."""
+"""The commands: `python3 -m app [run|serve|demo|migrate|superuser|token|openapi]`. __main__.py answers `test`."""
 
 import asyncio
 import json

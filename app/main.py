@@ -95,13 +95,13 @@ def create_app(settings: Settings) -> FastAPI:
             max_age=settings.cors_max_age,
         )
     app.add_middleware(Envelope, log_requests=settings.log_requests)  # added last: outermost
-    dispatch.install(
-        app,
-        at_once=settings.concurrent_requests,
+    limits = dispatch.Limits(
+        concurrent_requests=settings.concurrent_requests,
         max_body_size=settings.max_body_size,
         hosts=settings.hosts,
         ungated=health.PATHS,
     )
+    dispatch.install(app, limits)
     return app
 
 

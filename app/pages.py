@@ -14,10 +14,7 @@ STATIC = ROOT / "static"
 DOCS_FILES = Path(str(files("fastapi_offline"))) / "static"
 
 router = APIRouter(include_in_schema=False)
-
-
 static = Files(directory=STATIC)
-
 
 SWAGGER = seal(
     get_swagger_ui_html(

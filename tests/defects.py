@@ -33,7 +33,7 @@ def main() -> int:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     defects = tomllib.loads((ROOT / "tests" / "defects.toml").read_text(encoding="utf-8"))["defect"]
     waiting = [defect for defect in defects if wanted in defect["test"]]
-    complaints, running = [], list[Trial]()
+    planted, complaints, running = len(waiting), list[str](), list[Trial]()
     with tempfile.TemporaryDirectory() as folder:
         copies = [copy_to(Path(folder) / str(number)) for number in range(WORKERS)]
         while waiting or running:
@@ -44,7 +44,7 @@ def main() -> int:
                 running.remove(trial)
                 copies.append(trial.copy)
                 complaints += trial.complaint
-    sys.stdout.write("\n".join([*complaints, f"{len(defects)} defects planted, {len(complaints)} not noticed\n"]))
+    sys.stdout.write("\n".join([*complaints, f"{planted} defects planted, {len(complaints)} not noticed\n"]))
     return 1 if complaints else 0
 
 

@@ -1,17 +1,17 @@
 """Requests as bytes, handed to the app as a server does, and what must hold for every answer to any of them."""
 
-import asyncio
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlencode
+from urllib.parse import urlencode
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.models.base import CLEAN, SINGLE
+from tests import asgi
 from tests.conftest import PASSWORD, Person
 from tests.test_types import LARGE
 
@@ -115,32 +115,15 @@ class Target:
         return [Operation(verb.upper(), path, about, schemas) for path, of in paths for verb, about in of.items()]
 
     def send(self, exchange: Exchange) -> None:
-        """A client library would tidy up the path, and refuse odd headers."""
-        address, _, query = exchange.address.partition("?")
+        """By the root, and with the media type of the operation, unless its headers say otherwise."""
         headers = list(exchange.headers)
         if not any(name == b"authorization" for name, _ in headers):
             headers.append((b"authorization", (self.root.headers or {})["Authorization"].encode()))
         if exchange.operation.media_type and not any(name == b"content-type" for name, _ in headers):
             headers.append((b"content-type", exchange.operation.media_type.encode()))
-        scope = {
-            **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "state": {}},
-            **{"method": exchange.operation.method, "path": unquote(address), "raw_path": address.encode()},
-            **{"root_path": "", "query_string": query.encode(), "headers": headers},
-            **{"server": ("testserver", 80), "client": ("testclient", 50000)},
-        }
-        events = [{"type": "http.request", "body": exchange.body, "more_body": False}]
-        sent: list[Any] = []
-
-        async def receive() -> Any:
-            return events.pop() if events else await asyncio.Event().wait()  # it does not hang up
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        assert self.client.portal is not None
-        self.client.portal.call(self.client.app, scope, receive, send)
-        exchange.status, exchange.answered = sent[0]["status"], sent[0]["headers"]
-        exchange.content = b"".join(message.get("body", b"") for message in sent)
+        receive = asgi.whole(exchange.body)
+        answer = asgi.ask(self.client, exchange.operation.method, exchange.address, headers, receive)
+        exchange.status, exchange.answered, exchange.content = answer.status, answer.fields, answer.body
 
     def assert_kept(self, exchange: Exchange) -> None:
         """What a write answered is read again, and the text and the numbers in it are those that were sent."""

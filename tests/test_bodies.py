@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from app.engine.http import dispatch
 from app.main import create_app
 from app.settings import Settings
+from tests import asgi
 from tests.conftest import PASSWORD, Person
 
 MOST = 2**17
@@ -23,17 +25,10 @@ GONE = object()  # in the place of a chunk: the client hangs up
 class Sent:
     """What was answered to a body that came in `chunks`, and how many of them were asked for."""
 
-    def __init__(self, client: TestClient, path: str, *chunks: Any, method: str = "POST", **headers: str) -> None:
-        self.taken, self.status, self.headers, self.body = 0, 0, dict[str, str](), b""
-        scope = {
-            **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": method},
-            **{"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "state": {}},
-            "headers": [(name.lower().replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
-            **{"server": ("testserver", 80), "client": ("testclient", 50000)},
-        }
-        coming = iter(chunks)
+    def __init__(self, client: TestClient, path: str, *chunks: Any, **headers: str) -> None:
+        self.taken, coming = 0, iter(chunks)
 
-        async def receive() -> Any:
+        async def receive() -> dict[str, Any]:
             chunk = next(coming, GONE)
             self.taken += 1
             if chunk is LATE:
@@ -43,12 +38,9 @@ class Sent:
                 return {"type": "http.disconnect"}
             return {"type": "http.request", "body": chunk, "more_body": self.taken < len(chunks)}
 
-        async def send(message: Any) -> None:
-            self.status = message.get("status", self.status)
-            self.headers |= {name.decode(): value.decode() for name, value in message.get("headers", ())}
-            self.body += message.get("body", b"")
-
-        client.portal.call(client.app, scope, receive, send)
+        fields = [(name.lower().replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        answer = asgi.ask(client, "POST", path, fields, receive)
+        self.status, self.headers, self.body = answer.status, answer.headers, answer.body
 
     @property
     def problem(self) -> tuple[int, str, int]:
@@ -101,7 +93,7 @@ def test_the_limit_is_a_setting_and_a_route_may_have_its_own(settings: Settings,
     async def measure(request: Request) -> int:
         return len(await request.body())
 
-    dispatch.install(app, max_body_size=2000)
+    dispatch.install(app, dispatch.Limits(max_body_size=2000))
     client = start(app)
     for path, most in (("/larger", 5000), ("/as-set", 2000)):
         assert [client.post(path, content=b"x" * size).status_code for size in (most, most + 1)] == [200, 413]
@@ -129,7 +121,7 @@ def test_who_stalls_holds_no_place(start: Callable[..., TestClient]):
     with ThreadPoolExecutor(20) as pool:
         stalled = [pool.submit(Sent, client, "/api/v1/users", b"{", LATE, GONE) for _ in range(20)]
         while sum(future.running() for future in stalled) < 20:
-            pass
+            time.sleep(0.01)
         answers = [client.get("/api/v1/items").status_code for _ in range(20)]
         statuses = [future.result().status for future in stalled]
     assert (answers, statuses) == ([401] * 20, [0] * 20)

@@ -1,10 +1,8 @@
 """HTTP as browsers, proxies and libraries expect it, whatever the path, the method and the answer."""
 
-import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -13,6 +11,7 @@ from app.engine.http import dispatch
 from app.main import create_app
 from app.routers import health
 from app.settings import Settings
+from tests import asgi
 from tests.conftest import PASSWORD, Person, sign_up
 from tests.test_items import give_items
 
@@ -22,27 +21,10 @@ LOGIN = {"username": "ann", "password": PASSWORD}
 
 
 def ask(client: TestClient, method: str, path: str, headers: dict[str, str] | None = None) -> Any:
-    """Status, headers and body as the app sends them. A client library would tidy up the path and drop HEAD's body."""
-    sent: list[Any] = []
-    address, _, query = path.partition("?")
-    scope = {
-        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": method},
-        **{"path": unquote(address), "raw_path": address.encode(), "query_string": query.encode(), "root_path": ""},
-        "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
-        **{"server": ("testserver", 80), "client": ("testclient", 50000), "state": {}},
-    }
-
-    requests = [{"type": "http.request", "body": b"", "more_body": False}]
-
-    async def receive() -> Any:
-        return requests.pop() if requests else await asyncio.Event().wait()  # it does not hang up
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    client.portal.call(client.app, scope, receive, send)
-    body = b"".join(message.get("body", b"") for message in sent)
-    return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}, body
+    """Status, headers and body as the app sends them."""
+    fields = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+    answer = asgi.ask(client, method, path, fields)
+    return answer.status, answer.headers, answer.body
 
 
 def api(client: TestClient, *methods: str) -> list[tuple[str, str]]:

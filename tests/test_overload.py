@@ -37,7 +37,8 @@ class Held:
         settings = settings.model_copy(update=changed)
         app = create_app(settings)
         app.include_router(self.routes(), prefix="/held")
-        dispatch.install(app, at_once=settings.concurrent_requests, ungated=health.PATHS)
+        limits = dispatch.Limits(concurrent_requests=settings.concurrent_requests, ungated=health.PATHS)
+        dispatch.install(app, limits)
         self.client = start(app)
         self.pool = ThreadPoolExecutor(40)
 

@@ -31,7 +31,7 @@ from app.engine.http import dispatch
 from app.engine.http.wire import Wire
 from app.routers import health
 
-Wire.TICK, Wire.FOR_HEAD, Wire.FOR_BODY, Wire.FOR_READING, Wire.FOR_LEAVING = 0.1, 1, 1, 1, 3
+Wire.TICK, Wire.FOR_HEAD, Wire.FOR_BODY, Wire.FOR_READING, Wire.FOR_LINGERING = 0.1, 1, 1, 1, 3
 
 @main.app.get("/slow")
 async def slow():
@@ -49,12 +49,12 @@ async def echo(request: Request):
         body = await request.body()
     return dict(body=body.decode("latin-1"), names=list(request.headers), scheme=request.url.scheme)
 
-dispatch.install(main.app, ungated=health.PATHS)
-listening = main.app
+dispatch.install(main.app, dispatch.Limits(ungated=health.PATHS))
+cadre = main.app
 
 async def app(scope, receive, send):
-    deaf = scope.get("path") == "/deaf"  # the routing table would read the body first
-    await (Response("not read") if deaf else listening)(scope, receive, send)
+    is_unread = scope.get("path") == "/unread"  # the routing table would read the body first
+    await (Response("not read") if is_unread else cadre)(scope, receive, send)
 
 main.app = app
 cli.main()
@@ -147,21 +147,7 @@ def assert_refused(answers: list[Answer], *statuses: int) -> None:
 
 CHUNKED = "Transfer-Encoding: chunked"
 BAD_LENGTHS = [
-    *(
-        "+5",
-        "-5",
-        "0x5",
-        "5 5",
-        "5, 6",
-        "5,5",
-        "",
-        "5\x00",
-        "5\x0b",
-        "1e1",
-        "99999999999999999999",
-        "\r\n 5",
-        "5\r\n 6",
-    ),
+    *("+5", "-5", "0x5", "5 5", "5, 6", "5,5", "", "5\x00", "5\x0b", "1e1", "9" * 20, "\r\n 5", "5\r\n 6"),
     *("5\r\nContent-Length: 5", "5\r\nContent-Length: 6", "0\r\nContent-Length: 5", f"5\r\n{CHUNKED}"),
 ]
 BAD_FIELDS = [
@@ -187,15 +173,9 @@ def test_what_two_servers_could_read_in_two_ways_is_refused_and_nothing_behind_i
     "chunks",
     [
         *(b"5\nabcde\n0\n\n", b"5\r\nabcdeX\r\n0\r\n\r\n", b"0x5\r\nabcde", b"+5\r\nabcde", b"-1\r\n", b"5 \r\nabcde"),
-        *(
-            b"F" * 17 + b"\r\n",
-            b"5;\nabcde",
-            b'5;a="\n"\r\nabcde',
-            b"\r\n5\r\nabcde",
-            b"5\rabcde",
-            b"5\r\nabcde0\r\n\r\n",
-        ),
-        *(b"5\r\nabcde\r\n0\r\nContent-Length: 3\r\n\r\nabc", b"5\r\nabcde\r\n0\r\n" + CHUNKED.encode() + b"\r\n\r\n"),
+        *(b"F" * 17 + b"\r\n", b"5;\nabcde", b'5;a="\n"\r\nabcde', b"\r\n5\r\nabcde", b"5\rabcde"),
+        *(b"5\r\nabcde0\r\n\r\n", b"5\r\nabcde\r\n0\r\nContent-Length: 3\r\n\r\nabc"),
+        b"5\r\nabcde\r\n0\r\n" + CHUNKED.encode() + b"\r\n\r\n",
         *(b"5;a=" + b"x" * 100_000, b"5\r\nabcde\r\n0\r\nX: " + b"x" * 100_000),
     ],
     ids=lambda chunks: repr(chunks[:20]),
@@ -310,7 +290,7 @@ def test_who_is_too_slow_is_let_go(server: Server):
     assert received["nothing"] == b""
     assert [answer.status for answer in parsed(received["idle"])] == [200]
     # So much for this server; and for those that people start:
-    assert (Wire.FOR_HEAD, Wire.FOR_BODY, Wire.RATE, Wire.FOR_READING, Wire.FOR_LEAVING) == (10, 20, 500, 30, 10)
+    assert (Wire.FOR_HEAD, Wire.FOR_BODY, Wire.RATE, Wire.FOR_READING, Wire.FOR_LINGERING) == (10, 20, 500, 30, 10)
 
 
 @pytest.mark.promise("R10")
@@ -371,7 +351,7 @@ def test_while_thirty_log_in_others_are_answered(server: Server):
 
 
 def test_an_answer_that_overtakes_the_body_is_read_before_the_connection_ends(server: Server):
-    for path, length, status in ((b"/deaf", 3_000_000, 200), (b"/deaf", 3, 200), (b"/echo", 3_000_000, 413)):
+    for path, length, status in ((b"/unread", 3_000_000, 200), (b"/unread", 3, 200), (b"/echo", 3_000_000, 413)):
         head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path, length)
         with connect(server) as connection:
             connection.sendall(head)
@@ -384,12 +364,12 @@ def test_an_answer_that_overtakes_the_body_is_read_before_the_connection_ends(se
         assert (answer.status, answer.headers["connection"]) == (status, "close")
     # But it is not read without an end.
     with connect(server) as connection, pytest.raises(ConnectionError):
-        connection.sendall(b"POST /deaf HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 100_000_000)
+        connection.sendall(b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 100_000_000)
 
 
 def test_a_body_that_nobody_asked_for_is_not_read_as_a_request(server: Server):
     expecting = b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(SMUGGLED)
-    (answer,) = ask(server, b"POST /deaf HTTP/1.1\r\nHost: x\r\n" + expecting, SMUGGLED, pause=0.2)
+    (answer,) = ask(server, b"POST /unread HTTP/1.1\r\nHost: x\r\n" + expecting, SMUGGLED, pause=0.2)
     assert (answer.status, answer.headers["connection"]) == (200, "close")
     first, second, third = ask(server, ECHO + expecting, SMUGGLED + LAST, pause=0.2)
     assert [first.status, second.status, third.status] == [100, 200, 200]
@@ -420,37 +400,10 @@ def test_nobody_is_believed_who_says_to_be_a_proxy(server: Server):
 
 
 PARTS = [
-    b"GET ",
-    b"POST ",
-    b"/echo",
-    b"/health",
-    b" HTTP/1.1",
-    b" HTTP/1.0",
-    b"\r\n",
-    b"\n",
-    b"\r",
-    b"\x00",
-    b"0",
-    b"5",
-    b"abcde",
-]
-PARTS += [
-    b"Host: x",
-    b"Content-Length: 5",
-    b"Transfer-Encoding: chunked",
-    b"Connection: close",
-    b"Expect: 100-continue",
-]
-PARTS += [
-    b"Upgrade: h2c\r\nConnection: upgrade",
-    b"Content-Length: 0",
-    b";a=b",
-    b" ",
-    b":",
-    b"\xff",
-    b"X: y",
-    b"0\r\n\r\n",
-    b"\r\n\r\n",
+    *(b"GET ", b"POST ", b"/echo", b"/health", b" HTTP/1.1", b" HTTP/1.0", b"Host: x", b"Connection: close", b"X: y"),
+    *(b"Content-Length: 5", b"Content-Length: 0", b"Transfer-Encoding: chunked", b"Expect: 100-continue"),
+    *(b"Upgrade: h2c\r\nConnection: upgrade", b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"0\r\n\r\n", b"\x00", b"\xff"),
+    *(b"0", b"5", b"abcde", b";a=b", b" ", b":"),
 ]
 WHOLE = [
     GET,

@@ -1,1 +1,1 @@
-"""The engine room: how verbs become SQL and reach the database. It knows no entity; docs/engine.md says why it is."""
+"""The engine room: how verbs become SQL, and how requests come in. It knows no entity; docs/engine.md says why."""

@@ -33,13 +33,13 @@ def as_json(line: Line) -> str:
 
 def as_text(line: Line) -> str:
     """For people: the time, what happened, to whom. A traceback follows, each line of it indented."""
-    at, level, message = str(line["time"])[11:19], str(line["level"]), str(line["message"])
+    time_of_day, level, message = str(line["time"])[11:19], str(line["level"]), str(line["message"])
     notes = [f"{name}={line[name]}" for name in ("ms", "user", "request") if name in line]
-    told = " ".join([at, level.upper().ljust(7), message, *notes])
+    told = " ".join([time_of_day, level.upper().ljust(7), message, *notes])
     return "\n    ".join([told, *str(line.get("exception", "")).splitlines()])
 
 
-shape: Callable[[Line], str] = as_text
+shape: Callable[[Line], str] = as_text  # of every line, until configure() says otherwise
 
 
 def configure(*, for_people: bool) -> None:
@@ -92,7 +92,7 @@ def flush() -> None:
 
 
 class Formatter(logging.Formatter):
-    """An event in the shape of the day."""
+    """An event in the shape that configure() chose."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()

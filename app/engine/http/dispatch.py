@@ -25,6 +25,18 @@ WILD = "{}"  # the key of a parameter's branch
 BODILESS = ("GET", "HEAD", "OPTIONS")
 
 
+class Limits(NamedTuple):
+    """What is let in, and how much of it."""
+
+    concurrent_requests: int = 1024
+    max_body_size: int = 2**17  # bytes, for a route that has no limit of its own
+    hosts: Collection[str] = ()  # `*.example.com` stands for what is below it; where none is named, any will do
+    ungated: Collection[str] = ()  # paths that are answered for any host, and however many requests are under way
+
+
+DEFAULT = Limits()
+
+
 class Leaf(NamedTuple):
     """What answers a method of a path."""
 
@@ -64,12 +76,9 @@ class Node:
 class Dispatch:
     """The table, and FastAPI's router behind it for what no table can hold: mounts and `{name:path}`."""
 
-    def __init__(
-        self, app: FastAPI, *, at_once: int, max_body_size: int, hosts: Collection[str], ungated: Collection[str]
-    ) -> None:
+    def __init__(self, app: FastAPI, limits: Limits) -> None:
         self._router, self._root, self._others = app.router, Node(), list[Leaf]()
-        self._at_once, self._max_body_size, self._hosts, self._ungated = at_once, max_body_size, hosts, ungated
-        self._under_way = 0
+        self._limits, self._under_way = limits, 0
         for context in iter_route_contexts(app.routes):
             if isinstance(context.original_route, APIRoute) and PLAIN.fullmatch(context.path or "/"):
                 self._add(context)
@@ -93,21 +102,21 @@ class Dispatch:
         if scope["type"] != "http":
             await self._router.app(scope, receive, send)
             return
-        path = get_route_path(scope)
-        is_gated = path not in self._ungated  # a health check comes by address, and when nothing else is answered
-        if self._hosts and is_gated and not _is_known(bodies.header(scope, b"host"), self._hosts):
+        path, limits = get_route_path(scope), self._limits
+        is_gated = path not in limits.ungated  # a health check comes by address, and when nothing else is answered
+        if limits.hosts and is_gated and not _is_known(bodies.header(scope, b"host"), limits.hosts):
             raise Misdirected("This server does not answer for that host.")
         leaf = self._find(path, scope)
         if scope["method"] not in BODILESS or bodies.is_announced(scope):
             # All of it before a place is taken: slow clients hold none.
-            most = self._max_body_size if leaf.max_body_size is None else leaf.max_body_size
+            most = limits.max_body_size if leaf.max_body_size is None else leaf.max_body_size
             body = await bodies.read_body(scope, receive, most)
             if body is None:
                 return  # the client went away
             if body and leaf.takes_json:
                 bodies.check_json(scope, body)
             receive = bodies.given_back(body, receive)
-        if is_gated and self._under_way >= self._at_once:
+        if is_gated and self._under_way >= limits.concurrent_requests:
             # Now, before any work: a queue without an end would be answered too late, all of it.
             raise Unavailable("Too many requests at once. Try again in a moment.")
         self._under_way += is_gated
@@ -134,24 +143,13 @@ class Dispatch:
         return found
 
 
-def install(
-    app: FastAPI,
-    *,
-    at_once: int = 1024,
-    max_body_size: int = 2**17,
-    hosts: Collection[str] = (),
-    ungated: Collection[str] = (),
-) -> None:
+def install(app: FastAPI, limits: Limits = DEFAULT) -> None:
     """Put the table in front of `app`'s routes. Call it after the last one was added.
 
-    Before a route runs, its request's body is there, of at most `max_body_size` bytes (or the route's own limit), and
-    is JSON where the route takes JSON: see bodies.py for how it is refused. Raises Misdirected for a host that is not
-    among `hosts` (`*.example.com` stands for what is below it), if any are named, and Unavailable for more than
-    `at_once` requests under way. The paths in `ungated` are answered nevertheless.
+    Before a route runs, its request's body is there, and is JSON where the route takes JSON; bodies.py says how it is
+    refused else. Raises Misdirected for a host that is not known, and Unavailable where too much is under way.
     """
-    app.router.middleware_stack = Dispatch(
-        app, at_once=at_once, max_body_size=max_body_size, hosts=hosts, ungated=ungated
-    )
+    app.router.middleware_stack = Dispatch(app, limits)
 
 
 def _leaf(context: RouteContext, answer: ASGIApp) -> Leaf:

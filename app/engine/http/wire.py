@@ -1,76 +1,88 @@
 """What may come in over the wire, and for how long: uvicorn's HTTP protocol, with the limits that it lacks.
 
-llhttp, uvicorn's parser, refuses most of what two servers could read in two ways. Added here:
+- A head is one that all servers read in the same way, and has a size: see heads.py.
+- What does not fit is answered with problem details, never before or within an answer that is under way.
+- Who sends or reads too slowly is let go.
+- An answer that overtakes its request's body ends the connection, and time is left to read it.
 
-- a head has a size, one host, version 1.0 or 1.1, and at most a plain `Transfer-Encoding: chunked`;
-- what does not fit is answered with problem details, never before or within an answer that is under way;
-- who sends or reads too slowly is let go;
-- an answer that overtakes its request's body ends the connection, and time is left to read it.
-
-Deadlines cost a request nothing: once a second each connection looks whether it still waits for the same thing.
+uvicorn keeps for each request a cycle, which runs the app and writes the answer. Requests that come while an earlier
+one is answered wait in `pipeline`, the newest first; `cycle` is that of the newest request, waiting or not.
 """
 
 import asyncio
 import json
 import secrets
-from types import SimpleNamespace
 from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from app.errors import problem
+from app.engine.http.heads import FIELDS_SIZE, TARGET_SIZE, FieldsTooLarge, NotHttp, TargetTooLong, check_head
+from app.errors import Refusal, RequestTimeout
 
-PIECE = 16 * 2**10  # the parser is given so much at once, and then asked what it made of it
+PIECE = 16 * 2**10  # bytes: the parser is given so many at once, and then asked what it made of them
 BETWEEN, HEAD, BODY = "between requests", "in a head", "in a body"  # where the next byte belongs
-NO_HTTP, TOO_LARGE = "That is no HTTP request.", "The header fields are too large."
 
 
-class Refused(Exception):
-    """Raised in the parser's callbacks. The parser raises an error of its own then, with this as its context."""
+class AnswerTransport:
+    """The connection as a cycle knows it: to write to, and to close in the Wire's way."""
 
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status, self.detail = status, detail
+    def __init__(self, wire: "Wire") -> None:
+        self.write, self.close, self._wire = wire.tcp.write, wire.close, wire
+
+    def is_closing(self) -> bool:
+        return self._wire.is_closing or self._wire.tcp.is_closing()
+
+
+class Unchanged:
+    """How long something has been what it is, for one who looks now and then. Times are the loop's."""
+
+    def __init__(self, value: object, now: float) -> None:
+        self.value, self.since = value, now
+
+    def look(self, value: object, now: float) -> None:
+        if value != self.value:
+            self.value, self.since = value, now
 
 
 class Wire(HttpToolsProtocol):
     """One connection."""
 
-    ADDRESS = 8 * 2**10  # bytes of a path with its query
-    FIELDS, FIELDS_SIZE = 100, 16 * 2**10
     QUEUE = 32  # requests that wait while an earlier one is answered
-    LEFTOVER = 16 * 2**20  # bytes thrown away after the last answer
+    MOST_DISCARDED = 16 * 2**20  # bytes that come after the last request
 
     # Seconds.
     TICK = 1.0
-    FOR_HEAD = 10.0
-    FOR_BODY, RATE = 20.0, 500.0  # and a second more for each so many bytes, as Apache's mod_reqtimeout has it
-    FOR_READING = 30.0  # without any progress
-    FOR_LEAVING = 10.0
+    FOR_HEAD = 10.0  # and for the next request to begin
+    FOR_BODY, RATE = 20.0, 500.0  # and a second more for each RATE bytes. What the app reads has less: see bodies.py
+    FOR_READING = 30.0  # an answer, without any progress
+    FOR_LINGERING = 10.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self.wire = transport
-        # What answers are written to. One that thinks it was the last closes it.
-        self.door = SimpleNamespace(write=transport.write, close=self.leave, is_closing=transport.is_closing)
-        self.transport = cast(asyncio.Transport, self.door)
-        self.stage = self.seen = BETWEEN
-        self.awaited: object = None
-        self.line: list[RequestResponseCycle] = []  # of pipelined requests, the unanswered
-        self.useless = self.arrived = self.leftover = self.unsent = 0
-        self.is_deaf = self.is_leaving = self.is_persistent = False
-        self.since = self.moved = self.loop.time()
-        self.until = self.last_call = float("inf")
-        self.timer = self.loop.call_later(self.TICK, self.look_after)
+        # What is being read.
+        self.stage, self.heads = BETWEEN, 0  # and how many heads came
+        self.overhead = 0  # bytes since the last that were of use: of an address, a body, a whole head or request
+        self.body_size = 0  # bytes of this body that came
+        self.is_persistent = False  # whether the connection outlives the answer, once the body is there
+        # What is being answered, and how it ends.
+        self.running: RequestResponseCycle | None = None  # the newest that is not in the pipeline
+        self.is_discarding, self.discarded = False, 0  # whether what comes is no longer read; bytes of it
+        self.is_closing = False  # whether nothing more will be answered
+        self.linger_until = self.stop_at = float("inf")
+        # What check_deadlines saw.
+        now = self.loop.time()
+        self.awaited, self.unsent = Unchanged((BETWEEN, 0), now), Unchanged(0, now)
+        self.timer = self.loop.call_later(self.TICK, self.check_deadlines)
+        self.tcp = transport
+        self.transport = cast(asyncio.Transport, AnswerTransport(self))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
-        self.transport = self.wire
-        for cycle in self.line:  # uvicorn tells only the newest
-            if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+        self.transport = self.tcp  # there is nobody to linger for
+        if self.running:  # uvicorn tells only the newest
+            _disconnect(self.running)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -79,80 +91,60 @@ class Wire(HttpToolsProtocol):
                 self.data_received(data[start : start + PIECE])
             return
         self._unset_keepalive_if_required()
-        if self.is_deaf:
-            self.leftover += len(data)
-            if self.leftover > self.LEFTOVER:
-                self.wire.abort()
+        if self.is_discarding:
+            self.discarded += len(data)
+            if self.discarded > self.MOST_DISCARDED:
+                self.tcp.abort()
             return
-        self.useless += len(data)  # until a callback finds a use for it
+        self.overhead += len(data)  # until a callback says otherwise
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
             self.ignore_upgrade(data[upgrade.args[0] :])
         except HttpParserError as error:
-            why = error.__context__
-            self.refuse(why if isinstance(why, Refused) else Refused(400, NO_HTTP))
+            # What a callback raises is the context of the parser's own error.
+            self.refuse(error.__context__ if isinstance(error.__context__, Refusal) else NotHttp())
         else:
-            if self.useless > self.ADDRESS + self.FIELDS_SIZE:
+            if self.overhead > TARGET_SIZE + FIELDS_SIZE:
                 # A head without an end; or chunk extensions, trailers, empty lines.
-                self.refuse(Refused(431, TOO_LARGE) if self.stage is HEAD else Refused(400, NO_HTTP))
+                self.refuse(FieldsTooLarge() if self.stage is HEAD else NotHttp())
+
+    # The parser's callbacks, in the order of a request.
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        self.stage, self.useless = HEAD, 0
-        if len(self.url) > self.ADDRESS:
-            raise Refused(414, "The address is too long.")
+        self.stage, self.overhead = HEAD, 0
+        if len(self.url) > TARGET_SIZE:
+            raise TargetTooLong
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise Refused(400, "This is no proxy.")
-            return
-        self.check_head()
-        before = self.cycle
+                raise Refusal("This is no proxy.")
+            return  # ignore_upgrade is next
+        check_head(self.parser.get_http_version(), self.headers, may_be_large=self.overhead > 0)
+        if len(self.pipeline) >= self.QUEUE:
+            raise Refusal("Too many requests that do not wait for an answer.")
         super().on_headers_complete()
-        if self.pipeline:
-            unanswered = [cycle for cycle in self.line if not cycle.response_complete and cycle is not before]
-            self.line = [*unanswered, before, self.cycle]
         self.headers = []  # for trailers, which must not join the fields of a request that is under way
-        self.stage, self.useless, self.arrived = BODY, 0, 0
+        self.stage, self.overhead, self.body_size = BODY, 0, 0
+        self.heads += 1
         # An answer that overtakes the body must say `connection: close`.
         self.is_persistent, self.cycle.keep_alive = self.cycle.keep_alive, False
 
-    def check_head(self) -> None:
-        version, fields = self.parser.get_http_version(), dict(self.headers)
-        plain = version == "1.1" and b"host" in fields and b"transfer-encoding" not in fields
-        if plain and len(fields) == len(self.headers) <= self.FIELDS and not self.useless and not self.pipeline:
-            return  # for speed: so are most
-        if version not in ("1.1", "1.0"):
-            raise Refused(400, "This server speaks HTTP/1.1.")
-        hosts = [name for name, _ in self.headers].count(b"host")
-        if hosts != 1 and (hosts or version == "1.1"):
-            raise Refused(400, "There must be one Host.")
-        encodings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if encodings and (encodings != [b"chunked"] or version != "1.1"):
-            raise Refused(400, "The only Transfer-Encoding is chunked, in HTTP/1.1.")
-        if len(self.headers) > self.FIELDS:
-            raise Refused(431, f"There are more than {self.FIELDS} header fields.")
-        # What came in one piece is not too large.
-        if self.useless and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.FIELDS_SIZE:
-            raise Refused(431, TOO_LARGE)
-        if len(self.pipeline) >= self.QUEUE:
-            raise Refused(400, "Too many requests that do not wait for an answer.")
-
     def on_body(self, body: bytes) -> None:
-        self.useless = 0
-        self.arrived += len(body)
+        self.overhead = 0
+        self.body_size += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.stage is HEAD:
             return  # an upgrade: the request itself is still to come
-        cycle, self.stage, self.useless = self.cycle, BETWEEN, 0
-        if not cycle.response_started:
-            cycle.keep_alive = self.is_persistent
-        cycle.more_body = False
-        cycle.message_event.set()
+        self.stage, self.overhead = BETWEEN, 0
+        if not self.cycle.response_started:
+            self.cycle.keep_alive = self.is_persistent
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
 
     def ignore_upgrade(self, rest: bytes) -> None:
         """Read the same request once more without that wish: the parser would not read its body."""
@@ -162,33 +154,38 @@ class Wire(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         self.data_received(b"%b %b HTTP/%b\r\n%b\r\n%b" % (method, self.url, version, b"".join(fields), rest))
 
-    def refuse(self, why: Refused) -> None:
+    # Answers: uvicorn starts one, and this one or a refusal is the last.
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def refuse(self, refusal: Refusal) -> None:
         """Read no further. Answer, unless something is being answered: then that was the last answer."""
-        self.logger.info("Refused with %d: %s", why.status, why.detail)
-        self.is_deaf = True
+        self.logger.info("Refused with %d: %s", refusal.status, refusal.detail)
+        self.is_discarding = True
         last: RequestResponseCycle | None = self.cycle
-        if self.stage is BODY:  # so it is the newest request that is refused
-            if self.pipeline:
-                self.pipeline.popleft()
-                last, self.stage = self.line[-2], BETWEEN
-            elif not self.cycle.response_started:
-                self.cycle.disconnected = True
-                self.cycle.message_event.set()
-                last = None
-        else:
+        if self.stage is not BODY:
             self.stage = BETWEEN
+        elif self.pipeline:  # the newest request is the one that is refused, and it still waits
+            self.pipeline.popleft()
+            last = self.pipeline[0][0] if self.pipeline else self.running
+            self.stage = BETWEEN
+        elif not self.cycle.response_started:
+            _disconnect(self.cycle)
+            last = None
         if last is None or last.response_complete:
-            self.write_refusal(why)
-            self.leave()
+            self.write_refusal(refusal)
+            self.close()
         else:
             last.keep_alive = False
             self.cycle = last  # as uvicorn knows it, the newest
 
-    def write_refusal(self, why: Refused) -> None:
-        body = json.dumps(problem(why.status, why.detail)).encode()
+    def write_refusal(self, refusal: Refusal) -> None:
+        body = json.dumps(refusal.content()).encode()
         headers = [
             *self.server_state.default_headers,
-            (b"content-type", b"application/problem+json"),
+            (b"content-type", refusal.media_type.encode()),
             (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
             (b"x-content-type-options", b"nosniff"),
@@ -196,54 +193,58 @@ class Wire(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         lines = [b"%b: %b\r\n" % header for header in headers]
-        self.wire.write(b"%b%b\r\n%b" % (STATUS_LINE[why.status], b"".join(lines), body))
+        self.tcp.write(b"%b%b\r\n%b" % (STATUS_LINE[refusal.status], b"".join(lines), body))
 
-    def leave(self) -> None:
-        """Close, and where more is coming first let it come: closing would take the answer away from its reader."""
-        if self.is_leaving:
+    def close(self) -> None:
+        """Close, but linger while more is coming: a reset could take the answer from its reader (RFC 9112, 9.6)."""
+        if self.is_closing:
             return
-        self.is_leaving, self.door.is_closing = True, lambda: True
-        if not (self.is_deaf or self.stage is BODY) or self.wire.is_closing():
-            self.wire.close()
+        self.is_closing = True
+        if not (self.is_discarding or self.stage is BODY) or self.tcp.is_closing():
+            self.tcp.close()
             return
-        self.is_deaf, self.until = True, self.loop.time() + self.FOR_LEAVING
+        self.is_discarding, self.linger_until = True, self.loop.time() + self.FOR_LINGERING
         self.flow.resume_reading()
-        self.wire.write_eof()
+        self.tcp.write_eof()
 
     def shutdown(self) -> None:
         """The server stops. What is under way may finish, and a body may still arrive for most of the grace."""
-        self.last_call = self.loop.time() + max((self.config.timeout_graceful_shutdown or 10) - 2, 0)
+        self.stop_at = self.loop.time() + max((self.config.timeout_graceful_shutdown or 10) - 2, 0)
         self.is_persistent = False
         super().shutdown()
-        if self.is_leaving:
-            self.wire.close()
+        if self.is_closing:
+            self.tcp.close()
 
-    def look_after(self) -> None:
-        """Close what has waited for too long."""
-        now = self.loop.time()
-        self.timer = self.loop.call_later(self.TICK, self.look_after)
-        awaited = self.scope if self.stage is HEAD else self.cycle
-        is_answering = self.cycle is not None and not self.cycle.response_complete
-        if awaited is not self.awaited or self.stage is not self.seen or (self.stage is BETWEEN and is_answering):
-            self.awaited, self.seen, self.since = awaited, self.stage, now
-        if self.flow.read_paused:
-            self.since += self.TICK  # it is us who are slow
-        unsent = self.wire.get_write_buffer_size()
-        if unsent != self.unsent:
-            self.unsent, self.moved = unsent, now
-        if unsent and now - self.moved > self.FOR_READING:
-            self.wire.abort()
-        elif self.is_leaving:
-            if now > min(self.until, self.last_call) and not unsent:
-                self.wire.abort()
+    def check_deadlines(self) -> None:
+        """Let go who takes too long. To look every TICK costs a request nothing."""
+        self.timer = self.loop.call_later(self.TICK, self.check_deadlines)
+        now, unsent = self.loop.time(), self.tcp.get_write_buffer_size()
+        self.unsent.look(unsent, now)
+        self.awaited.look((self.stage, self.heads), now)
+        if self.stage is BETWEEN and self.cycle and not self.cycle.response_complete:
+            self.awaited.since = now  # the client is the one who waits
+        elif self.flow.read_paused:
+            self.awaited.since += self.TICK  # it is us who are slow
+        if unsent and now - self.unsent.since > self.FOR_READING:
+            self.tcp.abort()
+        elif self.is_closing:
+            if now > min(self.linger_until, self.stop_at) and not unsent:
+                self.tcp.abort()
         elif self.stage is BODY:
-            if now > min(self.since + self.FOR_BODY + self.arrived / self.RATE, self.last_call):
-                if self.is_deaf:
-                    self.wire.abort()  # the last answer does not end
+            if now > min(self.awaited.since + self.FOR_BODY + self.body_size / self.RATE, self.stop_at):
+                if self.is_discarding:
+                    self.tcp.abort()  # the last answer does not end
                 else:
-                    self.refuse(Refused(408, "The body took too long."))
-        elif now - self.since > self.FOR_HEAD:
+                    self.refuse(RequestTimeout("The body took too long."))
+        elif now - self.awaited.since > self.FOR_HEAD:
             if self.stage is HEAD:
-                self.refuse(Refused(408, "The header took too long."))
+                self.refuse(RequestTimeout("The header took too long."))
             else:
-                self.leave()
+                self.close()
+
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Tell the app that nobody waits for its answer. Does nothing to one that is complete."""
+    if not cycle.response_complete:
+        cycle.disconnected = True
+        cycle.message_event.set()
