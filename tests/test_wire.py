@@ -410,6 +410,9 @@ def test_trailers_do_not_join_the_header_fields(server: Server):
     body = CHUNKED.encode() + b"\r\n\r\n5\r\nabcde\r\n0\r\nAuthorization: Bearer x\r\n\r\n"
     echoed, _last = ask(server, ECHO + body + LAST)
     assert json.loads(echoed.body)["names"] == ["host", "content-type", "transfer-encoding"]
+    # One that says "close" ends the connection: the parser reads nothing behind it.
+    (answer,) = ask(server, ECHO + body.replace(b"Authorization: Bearer x", b"Connection: close") + SMUGGLED)
+    assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.promise("H09", "H26")

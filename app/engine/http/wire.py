@@ -150,7 +150,7 @@ class Wire(HttpToolsProtocol):
             return  # an upgrade: the request itself is still to come
         cycle, self.stage, self.useless = self.cycle, BETWEEN, 0
         if not cycle.response_started:
-            cycle.keep_alive = self.is_persistent
+            cycle.keep_alive = self.is_persistent and self.parser.should_keep_alive()  # trailers may end it
         cycle.more_body = False
         cycle.message_event.set()
 
