@@ -76,7 +76,7 @@ def write_request(scope: MutableMapping[str, Any], status: int, seconds: float) 
     if "user_id" in scope:
         line["user"] = scope["user_id"]
     if scope.get("client"):
-        line["client"] = scope["client"][0]
+        line["client"] = safe(scope["client"][0][:64])  # from X-Forwarded-For perhaps
     with suppress(OSError, ValueError):  # nobody reads it any more
         sys.stdout.write(shape(line) + "\n")
         sys.stdout.flush()
