@@ -215,6 +215,7 @@ def test_chunks_that_are_none_are_refused(server: Server, chunks: bytes):
         *(b"GET /health HTTP/1.1\nHost: x\n\n", b"GET /health HTTP/1.1\r\nHost: x\n\r\n", b"GET /\x00 HTTP/1.1\r\n"),
         *(b" GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n" * 20_000),
         *(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET x HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
+        *(b"GET http://y/health HTTP/1.1\r\nHost: x\r\n\r\n", b"GET http://x@y/health HTTP/1.1\r\nHost: x\r\n\r\n"),
         b"POST /echo HTTP/1.0\r\n" + CHUNKED.encode() + b"\r\n\r\n0\r\n\r\n",
     ],
     ids=lambda request_: repr(request_[:30]),
@@ -404,6 +405,11 @@ def test_another_protocol_is_not_spoken_here_and_the_request_is_answered_all_the
             assert (echoed.status, json.loads(echoed.body)["body"], last.status) == (200, "abcde", 200)
         first, last = ask(server, GET[:-2] + asked + b"\r\n", LAST)
         assert (first.status, last.status) == (200, 200)
+
+
+def test_an_address_may_be_whole(server: Server):
+    (answer,) = ask(server, LAST.replace(b"/health", b"http://X/health"))
+    assert (answer.status, answer.body) == (200, b'{"status":"ok"}')
 
 
 def test_trailers_do_not_join_the_header_fields(server: Server):

@@ -121,13 +121,14 @@ class Wire(HttpToolsProtocol):
 
     def check_head(self) -> None:
         version, fields = self.parser.get_http_version(), dict(self.headers)
-        plain = version == "1.1" and b"host" in fields and b"transfer-encoding" not in fields
+        plain = version == "1.1" and b"host" in fields and b"transfer-encoding" not in fields and self.url[:1] == b"/"
         if plain and len(fields) == len(self.headers) <= self.FIELDS and not self.useless and not self.pipeline:
             return  # for speed: so are most
         if version not in ("1.1", "1.0"):
             raise Refused(400, "This server speaks HTTP/1.1.")
-        hosts = [name for name, _ in self.headers].count(b"host")
-        if hosts != 1 and (hosts or version == "1.1"):
+        hosts = [value.lower() for name, value in self.headers if name == b"host"]
+        named = hosts if self.url[:1] in (b"/", b"*") else self.url.lower().split(b"/", 3)[2:3]  # http://host/path
+        if named != hosts or len(hosts) > 1 or (not hosts and version == "1.1"):
             raise Refused(400, "There must be one Host.")
         encodings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
         if encodings and (encodings != [b"chunked"] or version != "1.1"):
