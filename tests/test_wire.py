@@ -314,6 +314,16 @@ def test_who_is_too_slow_is_let_go(server: Server):
     assert (Wire.FOR_HEAD, Wire.FOR_BODY, Wire.RATE, Wire.FOR_READING, Wire.FOR_LEAVING) == (10, 20, 500, 30, 10)
 
 
+def test_who_reads_slowly_but_steadily_gets_all_of_it(server: Server):
+    with connect(server) as connection:
+        connection.sendall(LAST.replace(b"/health", b"/large"))
+        received, until = 0, time.monotonic() + 2
+        while piece := connection.recv(2**15 if time.monotonic() < until else 2**20):
+            received += len(piece)
+            time.sleep(0.07 if time.monotonic() < until else 0)
+        assert received > 30_000_000
+
+
 @pytest.mark.promise("R10")
 def test_stalled_requests_hold_nobody_up(server: Server):
     with ExitStack() as stack:

@@ -13,6 +13,7 @@ Deadlines cost a request nothing: once a second each connection looks whether it
 import asyncio
 import json
 import secrets
+import socket
 from types import SimpleNamespace
 from typing import cast
 
@@ -41,9 +42,7 @@ class Wire(HttpToolsProtocol):
     FIELDS, FIELDS_SIZE = 100, 16 * 2**10
     QUEUE = 32  # requests that wait while an earlier one is answered
     LEFTOVER = 16 * 2**20  # bytes thrown away after the last answer
-
-    # Seconds.
-    TICK = 1.0
+    TICK = 1.0  # seconds, like all below
     FOR_HEAD = 10.0
     FOR_BODY, RATE = 20.0, 500.0  # and a second more for each so many bytes, as Apache's mod_reqtimeout has it
     FOR_READING = 30.0  # without any progress
@@ -52,6 +51,8 @@ class Wire(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self.wire = transport
+        if self.client and hasattr(socket, "TCP_NOTSENT_LOWAT"):  # else progress hides in megabytes of the kernel's
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2**15)
         # What answers are written to. One that thinks it was the last closes it.
         self.door = SimpleNamespace(write=transport.write, close=self.leave, is_closing=transport.is_closing)
         self.transport = cast(asyncio.Transport, self.door)
@@ -243,8 +244,7 @@ class Wire(HttpToolsProtocol):
                     self.wire.abort()  # the last answer does not end
                 else:
                     self.refuse(Refused(408, "The body took too long."))
+        elif self.stage is HEAD and now - self.since > self.FOR_HEAD:
+            self.refuse(Refused(408, "The header took too long."))
         elif now - self.since > self.FOR_HEAD:
-            if self.stage is HEAD:
-                self.refuse(Refused(408, "The header took too long."))
-            else:
-                self.leave()
+            self.leave()
