@@ -63,6 +63,10 @@ class Stale(Refusal):
     status, otherwise = 412, "Changed meanwhile."
 
 
+class RequestTimeout(Refusal):
+    status, otherwise = 408, "That took too long to come."
+
+
 class ContentTooLarge(Refusal):
     status, otherwise = 413, "Too large."
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -246,6 +247,19 @@ def test_a_refusal_is_bounded_in_number_and_in_size(ann: Person, body: dict[str,
     assert response.status_code == 422
     assert len(response.json()["detail"]) <= 20
     assert len(response.content) < 10_000
+
+
+@pytest.mark.promise("V08")
+def test_an_address_without_an_end_holds_nobody_up(ann: Person):
+    # In an order that Unicode's normal forms sort one by one.
+    for address in ("\u0300\u0316" * 30_000, f"{' ' * 300}Ann@Example.com"):
+        body = {"username": "bob", "email": address, "password": PASSWORD}
+        began = time.process_time()
+        response = ann.client.post(
+            "/api/v1/users", content=json.dumps(body, ensure_ascii=False), headers={"Content-Type": "application/json"}
+        )
+        assert time.process_time() - began < 0.5
+        assert (response.status_code, response.json()["detail"][0]["loc"]) == (422, ["body", "email"])
 
 
 NO_TEXT = r'"\ud800"'  # and so the whole body is no JSON

@@ -78,7 +78,8 @@ def test_where_hosts_are_named_no_other_is_answered(start: Callable[..., TestCli
     foreign = ("example.com", "example.org", "xapi.example.com", "api.example.com.evil.example", "evil.example", "")
     for host in known:
         assert (host, ask(client, "GET", "/docs", {"Host": host})[0]) == (host, 200)
-    for host in (*foreign, "api.example.com@evil.example", "api.example.com:x", "evil.example:80#api.example.com"):
+    foreign += ("api.example.com@evil.example", "api.example.com:x", "evil.example:80#api.example.com")
+    for host in (*foreign, *(f"evil.example{odd}a.example.org" for odd in "/?#\t@:"), ".example.org"):
         status, headers, body = ask(client, "GET", "/docs", {"Host": host})
         assert (host, status, headers["content-type"]) == (host, 421, "application/problem+json")
         assert b"example" not in body

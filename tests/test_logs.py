@@ -116,6 +116,8 @@ def test_nobody_forges_a_line(client: TestClient, capsys: pytest.CaptureFixture[
     logs.configure(for_people=for_people)
     forged = "\r\n14:00:00 INFO forged \x1b[2J\u2028\x85\udc80"
     client.get("/api/v1/%0d%0aforged%1b[2J", headers={"User-Agent": "x"})
+    seen = {"method": "GET", "request_id": "1", "client": ("\x85" * 10_000, 1)}  # as a proxy may have been told
+    client.portal.call(logs.note_request, seen, 200, 0.1)
     logging.getLogger("app").warning("somebody wrote %s", forged)
     try:
         raise ValueError(forged)
@@ -124,10 +126,12 @@ def test_nobody_forges_a_line(client: TestClient, capsys: pytest.CaptureFixture[
     logs.flush()
     written = capsys.readouterr().out
     assert not any(letter in written for letter in "\r\x1b\u2028\x85\udc80")
+    assert max(map(len, written.splitlines())) < 2_000
     assert not any(line.lstrip().startswith("14:00:00 INFO forged") for line in written.splitlines())
     if not for_people:
         assert [json.loads(line)["message"][:8] for line in written.splitlines()] == [
             "GET /api",
+            "GET  200",
             "somebody",
             "a defect",
         ]

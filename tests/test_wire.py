@@ -195,6 +195,7 @@ def test_chunks_that_are_none_are_refused(server: Server, chunks: bytes):
         *(b"GET /health HTTP/1.1\nHost: x\n\n", b"GET /health HTTP/1.1\r\nHost: x\n\r\n", b"GET /\x00 HTTP/1.1\r\n"),
         *(b" GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n" * 20_000),
         *(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET x HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
+        *(b"GET http://y/health HTTP/1.1\r\nHost: x\r\n\r\n", b"GET http://x@y/health HTTP/1.1\r\nHost: x\r\n\r\n"),
         b"POST /echo HTTP/1.0\r\n" + CHUNKED.encode() + b"\r\n\r\n0\r\n\r\n",
     ],
     ids=lambda request_: repr(request_[:30]),
@@ -293,6 +294,16 @@ def test_who_is_too_slow_is_let_go(server: Server):
     assert (Wire.FOR_HEAD, Wire.FOR_BODY, Wire.RATE, Wire.FOR_READING, Wire.FOR_LINGERING) == (10, 20, 500, 30, 10)
 
 
+def test_who_reads_slowly_but_steadily_gets_all_of_it(server: Server):
+    with connect(server) as connection:
+        connection.sendall(LAST.replace(b"/health", b"/large"))
+        received, until = 0, time.monotonic() + 2
+        while piece := connection.recv(2**15 if time.monotonic() < until else 2**20):
+            received += len(piece)
+            time.sleep(0.07 if time.monotonic() < until else 0)
+        assert received > 30_000_000
+
+
 @pytest.mark.promise("R10")
 def test_stalled_requests_hold_nobody_up(server: Server):
     with ExitStack() as stack:
@@ -364,7 +375,9 @@ def test_an_answer_that_overtakes_the_body_is_read_before_the_connection_ends(se
         assert (answer.status, answer.headers["connection"]) == (status, "close")
     # But it is not read without an end.
     with connect(server) as connection, pytest.raises(ConnectionError):
-        connection.sendall(b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 100_000_000)
+        connection.sendall(
+            b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 100_000_000
+        )
 
 
 def test_a_body_that_nobody_asked_for_is_not_read_as_a_request(server: Server):
@@ -386,10 +399,18 @@ def test_another_protocol_is_not_spoken_here_and_the_request_is_answered_all_the
         assert (first.status, last.status) == (200, 200)
 
 
+def test_an_address_may_be_whole(server: Server):
+    (answer,) = ask(server, LAST.replace(b"/health", b"http://X/health"))
+    assert (answer.status, answer.body) == (200, b'{"status":"ok"}')
+
+
 def test_trailers_do_not_join_the_header_fields(server: Server):
     body = CHUNKED.encode() + b"\r\n\r\n5\r\nabcde\r\n0\r\nAuthorization: Bearer x\r\n\r\n"
     echoed, _last = ask(server, ECHO + body + LAST)
     assert json.loads(echoed.body)["names"] == ["host", "content-type", "transfer-encoding"]
+    # One that says "close" ends the connection: the parser reads nothing behind it.
+    (answer,) = ask(server, ECHO + body.replace(b"Authorization: Bearer x", b"Connection: close") + SMUGGLED)
+    assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.promise("H09", "H26")

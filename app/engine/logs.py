@@ -83,7 +83,8 @@ def flush() -> None:
         message = safe(f"{method} {path[:200].decode('latin-1')} {status}")
         line = {"time": at(now), "level": "info", "message": message, "method": method, "status": status}
         line |= {"ms": round(seconds * 1000, 2), "request": request}
-        line |= {name: value for name, value in (("route", route), ("user", user), ("client", client)) if value}
+        address = client and safe(client[:64])  # from X-Forwarded-For perhaps
+        line |= {name: value for name, value in (("route", route), ("user", user), ("client", address)) if value}
         lines.append(shape(line))
     pending.clear()
     with suppress(OSError, ValueError):  # nobody reads it any more

@@ -24,9 +24,13 @@ Username = Annotated[
 
 
 def as_address(value: object) -> object:
-    if isinstance(value, str) and "<" in value:  # pydantic would read "Ann <ann@example.com>", and drop the name
+    if not isinstance(value, str):
+        return value
+    if len(value) > 254:  # before anything else: 60,000 combining characters take Unicode three seconds
+        raise ValueError("must not be longer than 254 characters")
+    if "<" in value:  # pydantic would read "Ann <ann@example.com>", and drop the name
         raise ValueError("must be an e-mail address and nothing else")
-    return fold(value) if isinstance(value, str) else value
+    return fold(value)
 
 
 # Of any language: RFC 6531.

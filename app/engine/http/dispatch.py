@@ -167,7 +167,8 @@ def _without_route(method: str, methods: dict[str, Leaf]) -> Leaf:
 
 
 def _is_known(host: bytes, hosts: Collection[str]) -> bool:
-    name = re.sub(r":\d*$", "", host.decode("latin-1").lower())
+    found = re.fullmatch(r"(\w[\w.-]*|\[[\w:.]+\])(:\d*)?", host.decode("latin-1").lower(), re.ASCII)
+    name = found[1] if found else ""
     return any(name == known or (known.startswith("*.") and name.endswith(known[1:])) for known in hosts)
 
 

@@ -10,15 +10,22 @@ one is answered wait in `pipeline`, the newest first; `cycle` is that of the new
 """
 
 import asyncio
-import json
-import secrets
+import socket
 from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.engine.http.heads import FIELDS_SIZE, TARGET_SIZE, FieldsTooLarge, NotHttp, TargetTooLong, check_head
+from app.engine.http.heads import (
+    FIELDS_SIZE,
+    TARGET_SIZE,
+    FieldsTooLarge,
+    NotHttp,
+    TargetTooLong,
+    answer_bytes,
+    check_head,
+)
 from app.errors import Refusal, RequestTimeout
 
 PIECE = 16 * 2**10  # bytes: the parser is given so many at once, and then asked what it made of them
@@ -55,7 +62,7 @@ class Wire(HttpToolsProtocol):
     # Seconds.
     TICK = 1.0
     FOR_HEAD = 10.0  # and for the next request to begin
-    FOR_BODY, RATE = 20.0, 500.0  # and a second more for each RATE bytes. What the app reads has less: see bodies.py
+    FOR_BODY, RATE = 20.0, 500.0  # and a second more for each RATE bytes, as Apache's mod_reqtimeout has it
     FOR_READING = 30.0  # an answer, without any progress
     FOR_LINGERING = 10.0
 
@@ -75,6 +82,8 @@ class Wire(HttpToolsProtocol):
         now = self.loop.time()
         self.awaited, self.unsent = Unchanged((BETWEEN, 0), now), Unchanged(0, now)
         self.timer = self.loop.call_later(self.TICK, self.check_deadlines)
+        if self.client and hasattr(socket, "TCP_NOTSENT_LOWAT"):  # else progress hides in megabytes of the kernel's
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2**15)
         self.tcp = transport
         self.transport = cast(asyncio.Transport, AnswerTransport(self))
 
@@ -122,7 +131,7 @@ class Wire(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise Refusal("This is no proxy.")
             return  # ignore_upgrade is next
-        check_head(self.parser.get_http_version(), self.headers, may_be_large=self.overhead > 0)
+        check_head(self.parser.get_http_version(), self.url, self.headers, may_be_large=self.overhead > 0)
         if len(self.pipeline) >= self.QUEUE:
             raise Refusal("Too many requests that do not wait for an answer.")
         super().on_headers_complete()
@@ -142,7 +151,7 @@ class Wire(HttpToolsProtocol):
             return  # an upgrade: the request itself is still to come
         self.stage, self.overhead = BETWEEN, 0
         if not self.cycle.response_started:
-            self.cycle.keep_alive = self.is_persistent
+            self.cycle.keep_alive = self.is_persistent and self.parser.should_keep_alive()  # trailers may end it
         self.cycle.more_body = False
         self.cycle.message_event.set()
 
@@ -175,25 +184,11 @@ class Wire(HttpToolsProtocol):
             _disconnect(self.cycle)
             last = None
         if last is None or last.response_complete:
-            self.write_refusal(refusal)
+            self.tcp.write(answer_bytes(refusal, self.server_state.default_headers))
             self.close()
         else:
             last.keep_alive = False
             self.cycle = last  # as uvicorn knows it, the newest
-
-    def write_refusal(self, refusal: Refusal) -> None:
-        body = json.dumps(refusal.content()).encode()
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", refusal.media_type.encode()),
-            (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"no-store"),
-            (b"x-content-type-options", b"nosniff"),
-            (b"x-request-id", secrets.token_hex(8).encode()),
-            (b"connection", b"close"),
-        ]
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        self.tcp.write(b"%b%b\r\n%b" % (STATUS_LINE[refusal.status], b"".join(lines), body))
 
     def close(self) -> None:
         """Close, but linger while more is coming: a reset could take the answer from its reader (RFC 9112, 9.6)."""
