@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,16 @@ def test_outside_development_a_server_speaks_json(tmp_path: Path, arguments: tup
     assert "GET /api/v1/items 401" in messages
     assert "Application shutdown complete." in messages
     assert SECRET not in server.said
+
+
+def test_a_server_whose_log_nobody_reads_goes_on(client: TestClient, monkeypatch: pytest.MonkeyPatch, capfd: Any):
+    with open(os.devnull) as unwritable:  # noqa: PTH123  # a file open for reading only: writing to it fails
+        monkeypatch.setattr(sys, "stdout", unwritable)
+        assert client.get("/health").status_code == 200
+        logs.flush()
+        logging.getLogger("app").warning("nobody reads this")
+        monkeypatch.undo()
+    assert capfd.readouterr().err == ""
 
 
 def test_in_development_a_line_is_for_people(capsys: pytest.CaptureFixture[str]):

@@ -123,6 +123,9 @@ class Output(logging.StreamHandler[TextIO]):
         flush()
         super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # as logging calls it
+        """Nobody reads it any more, which is no reason to stop, nor to tell each time."""
+
     @property
     def stream(self) -> TextIO:  # type: ignore[override]  # an attribute in logging
         return sys.stdout
