@@ -80,7 +80,7 @@ class Wire(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
-        self.transport = self.tcp
+        self.transport = self.tcp  # there is nobody to linger for
         if self.running:  # uvicorn tells only the newest
             _disconnect(self.running)
         super().connection_lost(exc)
