@@ -204,6 +204,13 @@ def test_what_is_no_request_is_told_so(server: Server, request_: bytes):
     assert_refused(ask(server, request_ + SMUGGLED), 400)
 
 
+@pytest.mark.promise("H13")
+def test_a_refusal_is_found_again_in_the_log(server: Server):
+    (answer,) = ask(server, b"\x16\x03\x01\x02\r\n\r\n")
+    (line,) = [line for line in server.said.splitlines() if answer.headers["x-request-id"] in line]
+    assert json.loads(line)["message"] == "Refused with 400: That is no HTTP request."
+
+
 @pytest.mark.promise("R07", "R08")
 def test_a_head_has_a_size(server: Server):
     def head(address: int = 1, fields: int = 0, size: int = 1) -> bytes:
@@ -375,9 +382,7 @@ def test_an_answer_that_overtakes_the_body_is_read_before_the_connection_ends(se
         assert (answer.status, answer.headers["connection"]) == (status, "close")
     # But it is not read without an end.
     with connect(server) as connection, pytest.raises(ConnectionError):
-        connection.sendall(
-            b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 100_000_000
-        )
+        connection.sendall(b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % 10**9 + b"x" * 10**8)
 
 
 def test_a_body_that_nobody_asked_for_is_not_read_as_a_request(server: Server):

@@ -4,7 +4,6 @@ llhttp refuses most of what two servers could read in two ways; this is the rest
 """
 
 import json
-import secrets
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -51,7 +50,7 @@ def check_head(version: str, target: bytes, fields: list[tuple[bytes, bytes]], *
         raise FieldsTooLarge
 
 
-def answer_bytes(refusal: Refusal, headers: list[tuple[bytes, bytes]]) -> bytes:
+def answer_bytes(refusal: Refusal, request_id: str, headers: list[tuple[bytes, bytes]]) -> bytes:
     """`refusal` as it goes over the wire where no request reaches the app. `headers` are those of every answer."""
     body = json.dumps(refusal.content()).encode()
     own = {
@@ -59,7 +58,7 @@ def answer_bytes(refusal: Refusal, headers: list[tuple[bytes, bytes]]) -> bytes:
         b"content-length": b"%d" % len(body),
         b"cache-control": b"no-store",
         b"x-content-type-options": b"nosniff",
-        b"x-request-id": secrets.token_hex(8).encode(),
+        b"x-request-id": request_id.encode(),
         b"connection": b"close",
     }
     lines = [b"%b: %b\r\n" % header for header in (*headers, *own.items())]

@@ -10,6 +10,7 @@ one is answered wait in `pipeline`, the newest first; `cycle` is that of the new
 """
 
 import asyncio
+import secrets
 import socket
 from typing import cast
 
@@ -17,6 +18,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.engine import logs
 from app.engine.http.heads import (
     FIELDS_SIZE,
     TARGET_SIZE,
@@ -171,6 +173,8 @@ class Wire(HttpToolsProtocol):
 
     def refuse(self, refusal: Refusal) -> None:
         """Read no further. Answer, unless something is being answered: then that was the last answer."""
+        request_id = secrets.token_hex(8)
+        logs.request_id.set(request_id)
         self.logger.info("Refused with %d: %s", refusal.status, refusal.detail)
         self.is_discarding = True
         last: RequestResponseCycle | None = self.cycle
@@ -184,7 +188,7 @@ class Wire(HttpToolsProtocol):
             _disconnect(self.cycle)
             last = None
         if last is None or last.response_complete:
-            self.tcp.write(answer_bytes(refusal, self.server_state.default_headers))
+            self.tcp.write(answer_bytes(refusal, request_id, self.server_state.default_headers))
             self.close()
         else:
             last.keep_alive = False
