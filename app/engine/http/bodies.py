@@ -14,10 +14,7 @@ MOST_KEYS = 1000  # of a body: each that is unknown costs an error, and ten thou
 
 def is_announced(scope: Scope) -> bool:
     """Whether the request has a body (RFC 9112, 6.3)."""
-    for name, _ in scope["headers"]:
-        if name in (b"content-length", b"transfer-encoding"):
-            return True
-    return False
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
 async def read_body(scope: Scope, receive: Receive, most: int) -> bytes | None:
