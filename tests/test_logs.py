@@ -1,9 +1,12 @@
 """The log: one line for each request and event. What is secret does not stand in it, and nobody can forge a line."""
 
+import asyncio
 import json
 import logging
 import os
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +178,34 @@ def test_outside_development_a_server_speaks_json(tmp_path: Path, arguments: tup
     assert "GET /api/v1/items 401" in messages
     assert "Application shutdown complete." in messages
     assert SECRET not in server.said
+
+
+def test_no_line_is_lost_or_doubled_when_threads_log_as_well(capsys: pytest.CaptureFixture[str]):
+    logs.configure(for_people=False)
+    rounds, is_over = 2_000, threading.Event()
+
+    async def note() -> None:
+        for number in range(rounds):
+            logs.note_request({"method": "GET", "request_id": str(number)}, 200, 0.1)
+            await asyncio.sleep(0)
+
+    def flush() -> None:
+        while not is_over.is_set():
+            logs.flush()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    others = [threading.Thread(target=flush) for _ in range(2)]
+    try:
+        for other in others:
+            other.start()
+        asyncio.run(note())
+    finally:
+        is_over.set()
+        for other in others:
+            other.join()
+        sys.setswitchinterval(before)
+    assert Counter(line["request"] for line in lines(capsys)) == Counter(map(str, range(rounds)))
 
 
 def test_a_server_whose_log_nobody_reads_goes_on(client: TestClient, monkeypatch: pytest.MonkeyPatch, capfd: Any):

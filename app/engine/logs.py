@@ -10,7 +10,8 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -58,7 +59,7 @@ def configure(*, for_people: bool) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-pending: list[tuple[float, str, bytes, int, float, str, str | None, int | None, str | None]] = []
+pending: deque[tuple[float, str, bytes, int, float, str, str | None, int | None, str | None]] = deque()
 
 
 def note_request(scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
@@ -77,19 +78,25 @@ def note_request(scope: MutableMapping[str, Any], status: int, seconds: float) -
 
 
 def flush() -> None:
-    """Write what was noted and is not written yet. Never raises."""
+    """Write what was noted and is not written yet, from whichever thread. Never raises."""
     lines = []
-    for now, method, path, status, seconds, request, route, user, client in pending:
+    for now, method, path, status, seconds, request, route, user, client in _taken():
         message = safe(f"{method} {path[:200].decode('latin-1')} {status}")
         line = {"time": at(now), "level": "info", "message": message, "method": method, "status": status}
         line |= {"ms": round(seconds * 1000, 2), "request": request}
         address = client and safe(client[:64])  # from X-Forwarded-For perhaps
         line |= {name: value for name, value in (("route", route), ("user", user), ("client", address)) if value}
         lines.append(shape(line))
-    pending.clear()
     with suppress(OSError, ValueError):  # nobody reads it any more
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
+
+
+def _taken() -> Iterator[tuple[Any, ...]]:
+    """Each once, though another thread may be taking too."""
+    with suppress(IndexError):
+        while True:
+            yield pending.popleft()
 
 
 class Formatter(logging.Formatter):
