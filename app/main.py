@@ -68,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         # Only when it is asked for: a guard costs each request some 35 us.
         dependencies=[Depends(require_writable)] if settings.read_only else [],
-        responses=documented(422, 503),
+        responses=documented(422),  # FastAPI would tell of its own; what else all can answer is in engine/openapi.py
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # pages.py has them, with no CDN
         redoc_url=None,

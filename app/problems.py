@@ -17,7 +17,6 @@ from app.engine.http.answers import problem
 from app.engine.violations import explain
 from app.engine.waiting import BUSY
 
-PROBLEM = errors.Refusal.media_type
 log = logging.getLogger("app")
 MOST = 20  # how many errors of one request are listed
 
