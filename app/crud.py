@@ -11,19 +11,29 @@ both survive. With `version=` the slower one is Stale (412). After a deletion th
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 from app.engine.caller import Caller, Standing
 from app.engine.verbs import Verbs
 from app.engine.waiting import retried
 from app.models import Item, ItemCreate, ItemRead, MachineToken, MachineTokenRead, User, UserRead, UserWithItems
+from app.models.base import Entity, Row
 
 # Each statement below also asks that its caller is still there, active, and what their token says; and, where the model
 # says OWNED, that the row is theirs.
 standing = Standing(User)
 
-users = Verbs(User, UserRead, standing)
-items = Verbs(Item, ItemRead, standing)
-machine_tokens = Verbs(MachineToken, MachineTokenRead, standing)
+Read = TypeVar("Read", bound=Row)
+
+
+def verbs(entity: type[Entity], read: type[Read]) -> Verbs[Read]:
+    """The verbs of `entity`, answered as `read`: `projects = verbs(Project, ProjectRead)`, in any file you like."""
+    return Verbs(entity, read, standing)
+
+
+users = verbs(User, UserRead)
+items = verbs(Item, ItemRead)
+machine_tokens = verbs(MachineToken, MachineTokenRead)
 
 
 @asynccontextmanager

@@ -4,20 +4,23 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Path, Query, Request, Response
+from fastapi import Depends, Path, Request, Response
 from fastapi.security import OAuth2PasswordBearer
 from fastapi.security.base import SecurityBase
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator
 from sqlmodel import Session
 
 from app import accounts, crud
 from app.engine import caller as engine
 from app.engine.hashing import Hasher as PasswordHasher
+from app.engine.http.queries import ListQuery
+from app.engine.queries import Query as Query
+from app.engine.queries import query_class
 from app.engine.sessions import open_session
 from app.engine.waiting import place
 from app.errors import Unauthenticated, Unavailable
 from app.models import UserRead
-from app.models.base import Row
+from app.models.base import Entity, Ref, Row
 from app.security import read_access_token
 from app.settings import Settings as AllSettings
 
@@ -98,20 +101,12 @@ def _plain(value: object) -> object:
     return value
 
 
-# Up to 2^53-1, which JavaScript can hold.
-RowId = Annotated[int, Path(ge=1, le=2**53 - 1), BeforeValidator(_plain)]
+RowId = Annotated[Ref, Path(), BeforeValidator(_plain)]
 
 
-class Page(BaseModel):
-    """Which part of a list, newest first."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    skip: int = Field(0, ge=0, le=100_000, description="How many of the newest to leave out.")
-    limit: int = Field(100, ge=1, le=100, description="How many at most.")
-
-
-Paging = Annotated[Page, Query()]
+def query_of(entity: type[Entity]) -> Any:  # noqa: ANN401  # what FastAPI's Depends says it returns
+    """A list's question: `Annotated[Query, query_of(Item)]`. Which filters it has, the entity's fields declare."""
+    return Depends(ListQuery(query_class(entity)))
 
 
 def created(response: Response, path: str, row: Created) -> Created:

@@ -18,7 +18,8 @@ from app.engine.openapi import document
 from app.engine.sessions import SESSIONS, create_session_engine
 from app.middleware import Envelope
 from app.problems import documented
-from app.routers import api, health, token
+from app.routers import api, health
+from app.routers.token import router as token
 from app.settings import Settings, get_settings
 from app.start import prepare
 
@@ -78,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.include_router(api, prefix="/api/v1")
     app.include_router(api, prefix="/api/latest", include_in_schema=False)
-    app.include_router(token.router, include_in_schema=False)  # /token, where OAuth2 clients look first
+    app.include_router(token, include_in_schema=False)  # /token, where OAuth2 clients look first
     app.include_router(health.router, tags=["health"])
     pages.install(app)
     problems.install(app)

@@ -3,6 +3,7 @@
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -11,7 +12,7 @@ from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
 
 from app.crud import standing
-from app.deps import Caller, Paging, RowId, created
+from app.deps import Caller, Query, RowId, created, query_of
 from app.engine.verbs import Verbs
 from app.models.base import Access, BigId, Closed, Entity, Partial, Row, Text
 from app.models.types import Base64, Instant, Int64, Json, JsonColumn, by_value
@@ -70,11 +71,12 @@ class Sample(Entity, SampleRead, table=True):
 
 samples = Verbs(Sample, SampleRead, standing)
 router = APIRouter(prefix="/api/v1/samples")
+SampleQuery = Annotated[Query, query_of(Sample)]
 
 
 @router.get("")
-async def list_samples(caller: Caller, page: Paging) -> list[SampleRead]:
-    return await samples.page(caller, **dict(page))
+async def list_samples(caller: Caller, query: SampleQuery) -> list[SampleRead]:
+    return await samples.page(caller, query)
 
 
 @router.post("", status_code=201)

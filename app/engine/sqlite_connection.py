@@ -142,6 +142,8 @@ class Connection:
 
 def prepare(connection: sqlite3.Connection) -> None:
     """Set PRAGMAS on a new connection. Of many that turn a new file to WAL at once, some are refused at once: again."""
+    # SQLite's own lower() knows no letter beyond ASCII. In lists' filters, on whatever is text.
+    connection.create_function("fold", 1, lambda text: text and text.lower(), deterministic=True)
     deadline = time.monotonic() + waiting.PATIENCE
     for pragma in PRAGMAS:
         while True:

@@ -34,7 +34,11 @@ class Transaction:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Runs]:
-        yield self
+        try:
+            yield self
+        except Exception as error:
+            self.failure = self.failure or error  # what should be all or nothing has begun
+            raise
 
 
 @asynccontextmanager

@@ -1,16 +1,24 @@
-"""The five verbs of every entity, each one statement. What a caller may not see does not exist in any of them."""
+"""The verbs of every entity, each one statement. What a caller may not see does not exist in any of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Dialect, Select, bindparam, false
-from sqlalchemy.sql import ClauseElement
-from sqlmodel import SQLModel, delete, insert, select, update
+from sqlalchemy import Dialect
+from sqlmodel import SQLModel
 
-from app.engine.caller import ME, Caller, Standing
+from app.engine.caller import Caller, Standing
+from app.engine.conflicts import Conflicts
+from app.engine.cursors import cursor_of
+from app.engine.expressions import Expressions
+from app.engine.filters import shaped
+from app.engine.queries import Query, Shape
 from app.engine.statement import Row, Statement, hydrator
-from app.errors import Forbidden, Missing, Stale
+from app.engine.violations import Dangling
+from app.engine.visibility import target_of
+from app.engine.waiting import retried
+from app.errors import Clash, Forbidden, Invalid, Missing, Stale
 from app.models.base import Access, Entity, utcnow
 
 Read = TypeVar("Read", bound=SQLModel)
@@ -18,47 +26,83 @@ SHAPES = 256  # statements kept for each entity
 
 
 class Verbs(Generic[Read]):
-    """page, get, create, update and delete for `table`, answered as `read`.
+    """page, get, create, update and delete for `entity`, answered as `read`.
 
     Every verb takes the caller first. What they may not see is Missing for them; a token that no longer holds is
     Unauthenticated. What the database refuses is a Clash or Invalid. A single verb is its own transaction.
     """
 
-    def __init__(self, table: type[Entity], read: type[Read], standing: Standing) -> None:
-        self._entity, self._read, self._standing = table, read, standing
-        self._table = table.__table__
-        # The column that says whose a new row is; an account is nobody's but its own.
-        self._owner = table.__owner__ if table.__owner__ in self._table.c and table.__owner__ != "id" else None
-        self._columns = [self._table.c[name] for name in read.model_fields]
-        fields: Any = table.model_fields  # type: ignore[attr-defined]  # every entity is a SQLModel
+    def __init__(self, entity: type[Entity], read: type[Read], standing: Standing) -> None:
+        self._entity, self._read, self._standing = entity, read, standing
+        self._table = entity.__table__
+        self._say = Expressions(entity, read, standing)
+        self._conflicts = Conflicts(entity) if entity.__conflicts__ else None
+        fields: Any = entity.model_fields  # type: ignore[attr-defined]  # every entity is a SQLModel
         self._defaults = {n: field for n, field in fields.items() if n != "id" and not field.is_required()}
         self._statement = lru_cache(SHAPES)(self._compile)
         self._hydrator = lru_cache(8)(self._make_hydrator)
 
-    async def page(self, caller: Caller, *, skip: int = 0, limit: int = 100, **equal: object) -> list[Read]:
-        """At most `limit` rows, newest first, after `skip` of them; only those whose columns `equal` what is given."""
-        values = {f"equal_{name}": value for name, value in equal.items()}
-        shape = tuple((name, value is None) for name, value in equal.items())
-        rows = await self._run(caller, "page", shape, {**values, "skip": skip, "limit": limit})
-        return self._hydrator(caller.db.dialect)(rows)
+    async def page(
+        self, caller: Caller, query: Query | None = None, *, skip: int = 0, limit: int = 100, **asked: object
+    ) -> list[Read]:
+        """At most `limit` rows after `skip` of them, newest first unless `query` or `sort=` says otherwise.
+
+        What is `asked` comes on top of the `query`: `owner_id=1`, `due__gte=today`, `q="paint"`: any column by name.
+        The query hears where the next page begins, and how many rows there are in all if it wants to know.
+        """
+        if query:
+            skip, limit, asked = query.skip, query.limit, {**query.asked(), **asked}
+        shape, values = shaped(self._entity, asked)
+        # One more than is wanted tells whether there is a next page.
+        rows = await self._run(caller, "page", (shape,), {**values, "skip": skip, "limit": limit + 1})
+        found = self._hydrator(caller.db.dialect)(rows[:limit])
+        if query:
+            following = cursor_of(self._entity, shape.sort, found[-1]) if found and len(rows) > limit else None
+            total = await self._count(caller, shape, values) if query.count else None
+            query.tell(following, total)
+        return found
 
     async def get(self, caller: Caller, row_id: int) -> Read:
         """The row. Raises Missing."""
         return self._one(caller, await self._run(caller, "get", (), {"row_id": row_id}))
 
+    async def by_ids(self, caller: Caller, ids: Iterable[int]) -> dict[int, Read]:
+        """The rows with these `ids`, by id: those that there are for the caller. One statement for all of them."""
+        wanted = sorted(set(ids))
+        if not wanted:
+            return {}
+        rows = await self.page(caller, limit=len(wanted), id__in=wanted)
+        return {row.id: row for row in rows}  # type: ignore[attr-defined]  # every Read has one
+
+    async def children(
+        self, caller: Caller, column: str, ids: Iterable[int], *, limit: int = 100
+    ) -> dict[int, list[Read]]:
+        """For each of `ids` the newest rows whose `column` it is, at most `limit`. One statement for all of them."""
+        found: dict[int, list[Read]] = {row_id: [] for row_id in ids}
+        if found:
+            shape, values = shaped(self._entity, {f"{column}__in": list(found)})
+            rows = await self._run(caller, "children", (column, shape), {**values, "limit": limit})
+            for row in self._hydrator(caller.db.dialect)(rows):
+                found[getattr(row, column)].append(row)
+        return found
+
     async def create(self, caller: Caller, data: SQLModel, **more: object) -> Read:
         """The new row: `data`, and `more` that clients cannot set. Unless they say otherwise, it belongs to the caller.
 
-        Raises Missing if it would belong to somebody whom the caller may not act for.
+        Raises Missing if it would belong to somebody whom the caller may not act for, and Invalid if it refers to a row
+        that is not there for them.
         """
         given = {**data.__dict__, **self._known(more)}
-        if self._owner and self._owner not in given:
-            given[self._owner] = caller.id
+        if self._say.owner and self._say.owner not in given:
+            given[self._say.owner] = caller.id
         defaults = {name: field.get_default(call_default_factory=True) for name, field in self._defaults.items()}
         now = utcnow()
         stamps = {"created_at": now, "updated_at": now, "version": 1}
         names, values = self._columns_in({**defaults, **given, **stamps})
-        return self._one(caller, await self._run(caller, "create", names, values))
+        rows = await self._write(caller, "create", names, values)
+        if not rows:
+            await self._check_references(caller, values)
+        return self._one(caller, rows)
 
     async def update(
         self,
@@ -71,7 +115,8 @@ class Verbs(Generic[Read]):
     ) -> Read:
         """The row after `changes`: only what was set in them, and `more` that clients cannot set.
 
-        Raises Missing, or Stale if a `version` is given and the row has another by now.
+        Raises Missing, Stale if a `version` is given and the row has another by now, and Invalid if it would refer to a
+        row that is not there for the caller.
         """
         sent = {name: getattr(changes, name) for name in changes.model_fields_set} if changes else {}
         names, values = self._columns_in({**sent, **self._known(more)})
@@ -79,22 +124,27 @@ class Verbs(Generic[Read]):
             return self._unless_stale(await self.get(caller, row_id), version)
         names, values = self._columns_in({**sent, **more, "updated_at": utcnow()})
         values |= {"row_id": row_id, "seen_version": version}
-        rows = await self._run(caller, "update", (version is not None, *names), values)
+        rows = await self._write(caller, "update", (version is not None, *names), values)
         if rows:
             return self._one(caller, rows)
-        # No row: it is missing, or it has changed.
+        # No row: it is missing, it has changed, or it would refer to what is missing.
         self._unless_stale(await self.get(caller, row_id), version)
+        await self._check_references(caller, values)
         # Neither: the caller was in another role for a moment. Nothing was changed yet.
         return await self.update(caller, row_id, changes, version=version, **more)
 
     async def delete(self, caller: Caller, row_id: int, *, version: int | None = None) -> None:
-        """Gone. Raises Missing, or Stale if a `version` is given and the row has another by now."""
+        """Gone. Raises Missing, Stale if a `version` is given and the row has another by now, Clash if it is in use."""
         values: dict[str, object] = {"row_id": row_id, "seen_version": version}
-        if not await self._run(caller, "delete", (version is not None,), values):
+        try:
+            rows = await self._run(caller, "delete", (version is not None,), values)
+        except Dangling:
+            raise Clash(f"It is still in use{self._users()}.") from None
+        if not rows:
             self._unless_stale(await self.get(caller, row_id), version)
             await self.delete(caller, row_id, version=version)  # for a moment the caller was in another role
 
-    async def _run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, object]) -> list[Row]:
+    async def _run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
         rows = await caller.db.run(self._statement(verb, caller.role, shape), {**values, **caller.binds})
         if rows or caller.identity is None:
             return rows
@@ -105,6 +155,45 @@ class Verbs(Generic[Read]):
         if known.role == "user" and self._entity.__access__ is Access.RESTRICTED:
             raise Forbidden("That is for superusers.")
         return rows
+
+    async def _write(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
+        # Which references are not empty, and so must be of rows that are there.
+        refers = tuple(name for name in self._say.references if values.get(f"new_{name}") is not None)
+        if self._conflicts is None:
+            return await self._run(caller, verb, (refers, *shape), values)
+        return await self._write_checked(self._conflicts, caller, verb, (refers, *shape), values)
+
+    @retried
+    async def _write_checked(
+        self, rules: Conflicts, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]
+    ) -> list[Row]:
+        async with caller.db.transaction() as db:
+            await rules.hold_off_others(db)
+            rows = await self._run(replace(caller, db=db), verb, shape, values)
+            if rows:
+                await rules.check(db, rows[0][self._say.columns.index(self._table.c.id)])
+            return rows
+
+    async def _count(self, caller: Caller, shape: Shape, values: dict[str, Any]) -> int:
+        rows = await self._run(caller, "count", (shape._replace(place=""),), values)
+        return int(rows[0][0])
+
+    async def _check_references(self, caller: Caller, values: dict[str, Any]) -> None:
+        """Raise Invalid for the first that is not there for the caller: missing and invisible are told alike."""
+        for name in sorted(self._say.references):
+            if values.get(f"new_{name}") is not None and not await self._run(caller, "refers", (name,), values):
+                thing = target_of(self._table.c[name]).name.replace("_", " ")
+                raise Invalid(f"{name} is none of the {thing} that you can see.")
+
+    def _users(self) -> str:
+        """By which tables a row may be in use, so that it cannot be deleted: " by projects or notes"."""
+        keys = (key for table in SQLModel.metadata.sorted_tables for key in table.foreign_keys)
+        tables = [
+            key.parent.table.name
+            for key in keys
+            if key.column.table is self._table and key.ondelete in (None, "RESTRICT")
+        ]
+        return f" by {' or '.join(dict.fromkeys(tables))}" if tables else ""
 
     def _one(self, caller: Caller, rows: list[Row]) -> Read:
         if not rows:
@@ -127,58 +216,7 @@ class Verbs(Generic[Read]):
         return more
 
     def _make_hydrator(self, dialect: Dialect) -> Callable[[Sequence[Row]], list[Read]]:
-        return hydrator(self._read, self._columns, dialect)
-
-    # Below: how each verb is said in SQL. Done once for each shape.
+        return hydrator(self._read, self._say.columns, dialect)
 
     def _compile(self, verb: str, role: str, shape: tuple[Any, ...]) -> Statement:
-        return Statement(getattr(self, f"_say_{verb}")(role, *shape))
-
-    def _say_page(self, role: str, *equal: tuple[str, bool]) -> ClauseElement:
-        columns = [(self._table.c[name], name, is_null) for name, is_null in equal]
-        filters = [c.is_(None) if is_null else c == self._bind("equal", name) for c, name, is_null in columns]
-        limit, skip = bindparam("limit", type_=BigInteger), bindparam("skip", type_=BigInteger)
-        rows: Select[Any] = select(*self._columns).where(*self._visible(role), *filters)
-        return rows.order_by(self._table.c.id.desc()).limit(limit).offset(skip)
-
-    def _say_get(self, role: str) -> ClauseElement:
-        row: Select[Any] = select(*self._columns).where(self._is_row(), *self._visible(role))
-        return row
-
-    def _say_create(self, role: str, *names: str) -> ClauseElement:
-        row = select(*(self._bind("new", name) for name in names)).where(*self._creatable(role))
-        return insert(self._table).from_select(names, row, include_defaults=False).returning(*self._columns)
-
-    def _say_update(self, role: str, checked: bool, *names: str) -> ClauseElement:
-        rows = update(self._table).where(self._is_row(), *self._visible(role), *self._unchanged(checked))
-        return rows.values({name: self._bind("new", name) for name in names}).returning(*self._columns)
-
-    def _say_delete(self, role: str, checked: bool) -> ClauseElement:
-        rows = delete(self._table).where(self._is_row(), *self._visible(role), *self._unchanged(checked))
-        return rows.returning(self._table.c.id)
-
-    def _visible(self, role: str) -> list[ColumnElement[bool]]:
-        """Whose rows: "own or superuser" in one OR would lose the index, so each role has a statement of its own."""
-        if role == "application":
-            return []
-        if role == "superuser" or self._entity.__access__ is Access.SHARED:
-            return [self._standing.holds]
-        if self._entity.__access__ is Access.OWNED:
-            return [self._standing.holds, self._table.c[self._entity.__owner__] == ME]
-        return [false()]
-
-    def _creatable(self, role: str) -> list[ColumnElement[bool]]:
-        """A row of one's own, where rows have owners; the row itself is not there yet to be asked."""
-        if role == "user" and self._entity.__access__ is Access.OWNED:
-            owner = self._entity.__owner__
-            return [self._standing.holds, self._bind("new", owner) == ME] if owner != "id" else [false()]
-        return self._visible(role)
-
-    def _is_row(self) -> ColumnElement[bool]:
-        return self._table.c.id == bindparam("row_id", type_=self._table.c.id.type)
-
-    def _unchanged(self, checked: bool) -> list[ColumnElement[bool]]:
-        return [self._table.c.version == bindparam("seen_version", type_=BigInteger)] if checked else []
-
-    def _bind(self, kind: str, name: str) -> ColumnElement[Any]:
-        return bindparam(f"{kind}_{name}", type_=self._table.c[name].type)
+        return Statement(getattr(self._say, verb)(role, *shape), unbounded=verb == "count")

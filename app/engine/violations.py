@@ -24,6 +24,10 @@ OUT_OF_ORDER = (
 )
 
 
+class Dangling(Clash):
+    """A foreign key: no database says of which kind the trouble is, but whoever wrote or deleted knows."""
+
+
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether another connection holds the lock, so that trying again helps."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in TAKEN_BY_OTHERS
@@ -105,7 +109,7 @@ def broken_rule(name: str) -> Invalid:
 
 
 def dangling() -> Clash:
-    return Clash("It refers to something that does not exist, or something still refers to it.")
+    return Dangling("It refers to something that does not exist, or something still refers to it.")
 
 
 def _columns_of(name: str) -> list[str]:

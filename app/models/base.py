@@ -4,9 +4,11 @@ An entity is one file: its fields once in a Base, and by inheritance the table, 
 """
 
 import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import MISSING, AfterValidator, ConfigDict
 from pydantic import Field as Constraint
@@ -50,6 +52,17 @@ SINGLE = {"pattern": rf"^[^{LETTER}]*[^\s\ufeff{LETTER}][^{LETTER}]*$"}
 Text = Annotated[str, AfterValidator(clean), Constraint(json_schema_extra=CLEAN)]
 Line = Annotated[Text, AfterValidator(single), Constraint(json_schema_extra=SINGLE)]
 
+# The id of another row. Up to 2^53-1, which JavaScript can hold.
+Ref = Annotated[int, Constraint(ge=1, le=2**53 - 1)]
+
+
+def listed(*uses: Literal["filter", "sort", "search"]) -> dict[str, Any]:
+    """What a list can be asked for by this field. Goes into its `sa_column_kwargs`; filters and sorting want an index.
+
+    docs/lists.md shows the parameters that come of it.
+    """
+    return {"info": {"listed": uses}}
+
 
 class Access(Enum):
     """Who sees an entity's rows; somebody else's do not exist for them. A superuser sees every row.
@@ -60,6 +73,7 @@ class Access(Enum):
     OWNED = "the user whose id stands in the owner's column"
     SHARED = "everyone signed in"
     RESTRICTED = "superusers only"
+    TEAM = "the members of the team whose id stands in the team's column"
 
 
 def utcnow() -> datetime:
@@ -90,6 +104,9 @@ class Entity:
 
     __access__: ClassVar[Access] = Access.OWNED
     __owner__: ClassVar[str] = "owner_id"
+    __team__: ClassVar[str] = "team_id"  # where Access.TEAM looks for the team; for the team itself, "id"
+    __members__: ClassVar[str] = "memberships"  # the table that says who is in it: team_id, user_id
+    __conflicts__: ClassVar[tuple["Conflict", ...]] = ()
     __table__: ClassVar[Table]
 
     @declared_attr.directive
@@ -122,3 +139,22 @@ def rule(name: str, condition: str | ColumnElement[bool], sentence: str) -> Chec
     Migrations compare names: give a rule that you change a new one.
     """
     return CheckConstraint(condition, name=name, info={"sentence": sentence})
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A rule over rows: no other row may stand against a new or changed one. Answered 409 with its sentence.
+
+    `between` is given two rows' columns, and says when they clash: `new.room == other.room`. Nothing slips in between:
+    it is asked after the write, in its transaction, while nobody else writes to the table.
+    """
+
+    between: Callable[[Any, Any], ColumnElement[bool]]
+    sentence: str
+
+
+def references(base: type[SQLModel]) -> list[str]:
+    """The fields of `base` that refer to other rows: `UniqueConstraint(*references(LabelingBase))`, each pair once."""
+    # Beside an Annotated type SQLModel keeps what it knows among the field's metadata.
+    notes = {name: (field, *field.metadata) for name, field in base.model_fields.items()}
+    return [name for name, of in notes.items() if any(isinstance(getattr(n, "foreign_key", None), str) for n in of)]

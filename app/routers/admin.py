@@ -1,15 +1,20 @@
-"""For superusers. The guard stands where this router is included, so that no route here can forget it."""
+"""For superusers. The guard stands on the router, so that no route here can forget it."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
 
 from app import accounts, crud
 from app.accounts import Counts
-from app.deps import Caller, CurrentUser, Paging, RowId
+from app.deps import Caller, CurrentUser, Query, RowId, query_of, require_superuser
 from app.errors import Forbidden
-from app.models import UserRead
+from app.models import User, UserRead
 from app.problems import documented
 
-router = APIRouter()
+router = APIRouter(
+    prefix="/admin", tags=["admin"], dependencies=[Depends(require_superuser)], responses=documented(403)
+)
+UserQuery = Annotated[Query, query_of(User)]
 
 
 @router.get("/counts")
@@ -19,9 +24,9 @@ async def read_counts(caller: Caller) -> Counts:
 
 
 @router.get("/users")
-async def list_accounts(caller: Caller, page: Paging) -> list[UserRead]:
+async def list_accounts(caller: Caller, query: UserQuery) -> list[UserRead]:
     """Every account, newest first."""
-    return await crud.users.page(caller, **dict(page))
+    return await crud.users.page(caller, query)
 
 
 @router.post("/users/{user_id}/activate")

@@ -1,19 +1,23 @@
 """Items belong to a user. Someone else's item does not exist: 404, never 403. A superuser sees all."""
 
+from typing import Annotated
+
 from fastapi import APIRouter, Response
 
-from app.crud import items
-from app.deps import Caller, Paging, RowId, created
-from app.models import ItemCreate, ItemRead, ItemUpdate
+from app.crud import verbs
+from app.deps import Caller, Query, RowId, created, query_of
+from app.models.item import Item, ItemCreate, ItemRead, ItemUpdate
 from app.problems import documented
 
-router = APIRouter()
+router = APIRouter(prefix="/items", tags=["items"])
+items = verbs(Item, ItemRead)
+ItemQuery = Annotated[Query, query_of(Item)]
 
 
 @router.get("")
-async def list_items(caller: Caller, page: Paging) -> list[ItemRead]:
+async def list_items(caller: Caller, query: ItemQuery) -> list[ItemRead]:
     """Your items, newest first. For superusers everybody's."""
-    return await items.page(caller, **dict(page))
+    return await items.page(caller, query)
 
 
 @router.post("", status_code=201, responses=documented(409))

@@ -49,7 +49,7 @@ class TokenRoute(APIRoute):
         return handle_token
 
 
-router = APIRouter(route_class=TokenRoute)
+router = APIRouter(route_class=TokenRoute, tags=["token"])
 
 
 @router.post("/token", responses={400: {"model": TokenProblem, "description": "No token"}})

@@ -1,14 +1,18 @@
 """Users sign up and look after themselves. Only superusers see others."""
 
+from typing import Annotated
+
 from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
-from app.deps import Application, Caller, Hasher, Paging, RowId, Settings, created, require_superuser
+from app.deps import Application, Caller, Hasher, Query, RowId, Settings, created, query_of, require_superuser
 from app.errors import Forbidden
-from app.models import ItemCreate, ItemRead, PasswordChange, UserCreate, UserRead, UserUpdate, UserWithItems
+from app.models import Item, ItemCreate, ItemRead, PasswordChange, User, UserCreate, UserRead, UserUpdate, UserWithItems
 from app.problems import documented
 
-router = APIRouter()
+router = APIRouter(prefix="/users", tags=["users"])
+UserQuery = Annotated[Query, query_of(User)]
+ItemQuery = Annotated[Query, query_of(Item)]
 
 
 @router.post("", status_code=201, responses=documented(403, 409))
@@ -22,9 +26,9 @@ async def create_user(
 
 
 @router.get("", dependencies=[Depends(require_superuser)], responses=documented(403))
-async def list_users(caller: Caller, page: Paging) -> list[UserRead]:
+async def list_users(caller: Caller, query: UserQuery) -> list[UserRead]:
     """Every user, newest first. For superusers."""
-    return await crud.users.page(caller, **dict(page))
+    return await crud.users.page(caller, query)
 
 
 @router.get("/me")
@@ -46,9 +50,9 @@ async def update_my_password(caller: Caller, hasher: Hasher, data: PasswordChang
 
 
 @router.get("/me/items")
-async def list_my_items(caller: Caller, page: Paging) -> list[ItemRead]:
+async def list_my_items(caller: Caller, query: ItemQuery) -> list[ItemRead]:
     """Your own items, newest first."""
-    return await crud.items.page(caller, **dict(page), owner_id=caller.id)
+    return await crud.items.page(caller, query, owner_id=caller.id)
 
 
 @router.get("/{user_id}")

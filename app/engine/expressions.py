@@ -1,0 +1,100 @@
+"""How each verb is said in SQL: one statement that acts, and asks whether its caller may. Said once for each shape."""
+
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func
+from sqlalchemy.sql import ClauseElement
+from sqlmodel import SQLModel, delete, insert, select, update
+
+from app.engine import visibility
+from app.engine.caller import ME, Standing
+from app.engine.filters import conditions, order
+from app.engine.queries import Shape
+from app.models.base import Access, Entity
+
+LIMIT, SKIP = bindparam("limit", type_=BigInteger), bindparam("skip", type_=BigInteger)
+
+
+class Expressions:
+    """Of `entity`'s verbs, which answer with the fields of `read`. A caller's role decides what they may see."""
+
+    def __init__(self, entity: type[Entity], read: type[SQLModel], standing: Standing) -> None:
+        self.entity, self.table, self._standing = entity, entity.__table__, standing
+        self.columns = [self.table.c[name] for name in read.model_fields]
+        # The column that says whose a new row is; an account is nobody's but its own.
+        self.owner = entity.__owner__ if entity.__owner__ in self.table.c and entity.__owner__ != "id" else None
+        # Its foreign keys. The owner's is a matter of who may act for whom.
+        self.references = frozenset(c.name for c in self.table.c if c.foreign_keys and c.name != self.owner)
+
+    def page(self, role: str, shape: Shape) -> ClauseElement:
+        rows: Select[Any] = select(*self.columns).where(*self._visible(role), *conditions(self.entity, shape))
+        return rows.order_by(*order(self.table, shape.sort)).limit(LIMIT).offset(SKIP)
+
+    def count(self, role: str, shape: Shape) -> ClauseElement:
+        rows: Select[Any] = select(func.count()).select_from(self.table)
+        return rows.where(*self._visible(role), *conditions(self.entity, shape))
+
+    def get(self, role: str) -> ClauseElement:
+        row: Select[Any] = select(*self.columns).where(self._is_row(), *self._visible(role))
+        return row
+
+    def children(self, role: str, column: str, shape: Shape) -> ClauseElement:
+        """The newest `limit` rows of each value of `column`."""
+        newest = self.table.c.id.desc()
+        place = func.row_number().over(partition_by=self.table.c[column], order_by=newest).label("place_")
+        rows: Any = (
+            select(*self.columns)
+            .add_columns(place)
+            .where(*self._visible(role), *conditions(self.entity, shape))
+            .subquery()
+        )
+        found: Select[Any] = select(*(rows.c[each.name] for each in self.columns)).where(rows.c.place_ <= LIMIT)
+        return found.order_by(rows.c.id.desc())
+
+    def create(self, role: str, refers: tuple[str, ...], *names: str) -> ClauseElement:
+        row = select(*(self._new(name) for name in names)).where(*self._creatable(role), *self._refer(role, refers))
+        return insert(self.table).from_select(names, row, include_defaults=False).returning(*self.columns)
+
+    def update(self, role: str, refers: tuple[str, ...], checked: bool, *names: str) -> ClauseElement:
+        rows = update(self.table).where(self._is_row(), *self._visible(role), *self._unchanged(checked))
+        if self.entity.__access__ is Access.TEAM and role == "user" and self.entity.__team__ in names:
+            rows = rows.where(visibility.is_member(self.entity, self._new(self.entity.__team__)))
+        rows = rows.where(*self._refer(role, refers))
+        return rows.values({name: self._new(name) for name in names}).returning(*self.columns)
+
+    def delete(self, role: str, checked: bool) -> ClauseElement:
+        rows = delete(self.table).where(self._is_row(), *self._visible(role), *self._unchanged(checked))
+        return rows.returning(self.table.c.id)
+
+    def refers(self, role: str, name: str) -> ClauseElement:
+        """Whether what `name` shall refer to is there, for this caller."""
+        row: Select[Any] = select(self._new(name)).where(*self._refer(role, (name,)))
+        return row
+
+    def _visible(self, role: str) -> list[ColumnElement[bool]]:
+        return [*self._holds(role), *visibility.seen(self.entity, self.table, role)]
+
+    def _creatable(self, role: str) -> list[ColumnElement[bool]]:
+        """A row of one's own, where rows have owners; the row itself is not there yet to be asked."""
+        access, team = self.entity.__access__, self.entity.__team__
+        if role == "user" and access is Access.OWNED:
+            return [*self._holds(role), self._new(self.owner) == ME] if self.owner else [visibility.NOTHING]
+        if role == "user" and access is Access.TEAM:
+            # A new team has no members yet: see docs/access.md for who becomes the first.
+            return self._holds(role) + ([] if team == "id" else [visibility.is_member(self.entity, self._new(team))])
+        return self._visible(role)
+
+    def _holds(self, role: str) -> list[ColumnElement[bool]]:
+        return [] if role == "application" else [self._standing.holds]
+
+    def _refer(self, role: str, refers: tuple[str, ...]) -> list[ColumnElement[bool]]:
+        return [visibility.refers_to_seen(self.table.c[name], self._new(name), role) for name in refers]
+
+    def _is_row(self) -> ColumnElement[bool]:
+        return self.table.c.id == bindparam("row_id", type_=self.table.c.id.type)
+
+    def _unchanged(self, checked: bool) -> list[ColumnElement[bool]]:
+        return [self.table.c.version == bindparam("seen_version", type_=BigInteger)] if checked else []
+
+    def _new(self, name: str) -> ColumnElement[Any]:
+        return bindparam(f"new_{name}", type_=self.table.c[name].type)
