@@ -14,6 +14,7 @@ from app.engine.database import connect
 from app.engine.hashing import Hasher
 from app.engine.http import dispatch
 from app.engine.http.answers import CatchAll, Cors
+from app.engine.http.queries import document_lists
 from app.engine.openapi import document
 from app.engine.sessions import SESSIONS, create_session_engine
 from app.middleware import Envelope
@@ -50,11 +51,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 class Cadre(FastAPI):
-    """FastAPI, with two things in its OpenAPI document that it has no words for."""
+    """FastAPI, with what it has no words for in its OpenAPI document."""
 
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()  # which keeps it
         document_machine_tokens(schema)
+        document_lists(self, schema)
         document(schema)
         return schema
 
@@ -71,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         dependencies=[Depends(require_writable)] if settings.read_only else [],
         responses=documented(422),  # FastAPI would tell of its own; what else all can answer is in engine/openapi.py
         generate_unique_id_function=lambda route: route.name,
+        openapi_tags=[{"name": "token"}, {"name": "users"}],  # these first
         docs_url=None,  # pages.py has them, with no CDN
         redoc_url=None,
         redirect_slashes=False,  # the routing table answers both spellings

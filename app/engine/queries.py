@@ -8,7 +8,20 @@ from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, create_model, field_validator
-from sqlalchemy import Boolean, Column, Date, DateTime, Enum, Integer, Numeric, String, UniqueConstraint, Uuid
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Enum,
+    Integer,
+    Numeric,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    Uuid,
+)
+from sqlalchemy.types import TypeEngine
 from sqlmodel.main import FieldInfoMetadata
 
 from app.models.base import Entity, Text
@@ -111,7 +124,7 @@ def unindexed(entity: type[Entity]) -> list[str]:
 
 
 def _unfit(column: Column[Any], uses: tuple[str, ...]) -> str:
-    kind = column.type
+    kind = plain(column)
     is_text = isinstance(kind, String) and not isinstance(kind, Enum)
     if "search" in uses and not is_text:
         return "is no text to search"
@@ -124,7 +137,7 @@ def _unfit(column: Column[Any], uses: tuple[str, ...]) -> str:
 
 
 def _filters(column: Column[Any], kind: Any) -> dict[str, Any]:  # noqa: ANN401  # an annotation
-    name, of = column.name, column.type
+    name, of = column.name, plain(column)
     fields: dict[str, Any] = {name: (kind, Field(None, description=f"Whose {name} is this."))}
     if isinstance(of, Date | DateTime | Integer | Numeric) and not column.foreign_keys:
         for how, words in ORDERED.items():
@@ -138,6 +151,11 @@ def _filters(column: Column[Any], kind: Any) -> dict[str, Any]:  # noqa: ANN401 
     if column.nullable:
         fields[f"{name}__null"] = (bool, Field(None, description=f"Whether {name} is empty."))
     return fields
+
+
+def plain(column: Column[Any]) -> TypeEngine[Any]:
+    """SQLAlchemy's own type: SQLModel wraps texts and instants."""
+    return column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
 
 
 def type_of(entity: type[Entity], name: str) -> Any:  # noqa: ANN401  # an annotation

@@ -3,13 +3,20 @@
 from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
-from app.models.base import Access, BigId, Closed, Entity, Line, Partial, Row, Text
+from app.models.base import Access, BigId, Closed, Entity, Line, Partial, Row, Text, listed
 from app.models.user import UserRead
 
 
 class ItemBase(SQLModel):
-    title: Line = Field(max_length=255, schema_extra={"examples": ["Order the paint"]})
-    description: Text | None = Field(default=None, max_length=1000, schema_extra={"examples": ["Two tins, white."]})
+    title: Line = Field(
+        max_length=255, sa_column_kwargs=listed("search"), schema_extra={"examples": ["Order the paint"]}
+    )
+    description: Text | None = Field(
+        default=None,
+        max_length=1000,
+        sa_column_kwargs=listed("search"),
+        schema_extra={"examples": ["Two tins, white."]},
+    )
 
 
 class ItemCreate(Closed, ItemBase):

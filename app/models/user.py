@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, EmailStr, SecretStr, Strin
 from pydantic import Field as Constraint
 from sqlmodel import Field, SQLModel
 
-from app.models.base import CLEAN, BigId, Closed, Entity, Line, Partial, Row, clean
+from app.models.base import CLEAN, BigId, Closed, Entity, Line, Partial, Row, clean, listed
 from app.security import new_security_stamp
 
 
@@ -51,9 +51,22 @@ Password = Annotated[
 
 
 class UserBase(SQLModel):
-    username: Username = Field(min_length=2, max_length=64, unique=True, schema_extra={"examples": ["ann"]})
-    email: Email = Field(max_length=254, unique=True, schema_extra={"examples": ["ann@example.com"]})
-    full_name: Line | None = Field(default=None, max_length=255, schema_extra={"examples": ["Ann Archer"]})
+    username: Username = Field(
+        min_length=2,
+        max_length=64,
+        unique=True,
+        sa_column_kwargs=listed("filter", "sort", "search"),
+        schema_extra={"examples": ["ann"]},
+    )
+    email: Email = Field(
+        max_length=254,
+        unique=True,
+        sa_column_kwargs=listed("sort", "search"),
+        schema_extra={"examples": ["ann@example.com"]},
+    )
+    full_name: Line | None = Field(
+        default=None, max_length=255, sa_column_kwargs=listed("search"), schema_extra={"examples": ["Ann Archer"]}
+    )
 
 
 class UserCreate(Closed, UserBase):

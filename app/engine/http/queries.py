@@ -3,13 +3,19 @@
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import ValidationError
 
 from app.engine.queries import Query
 
 MOST = 100  # parameters
+HEADERS = {
+    "Link": 'The next page, if there is one: `<...>; rel="next"` (RFC 8288).',
+    "X-Total-Count": "How many there are in all, if `count` was sent.",
+}
 
 
 class ListQuery:
@@ -57,3 +63,38 @@ def _pairs(sent: str) -> list[tuple[str, str]]:
     except ValueError:
         wrong = {"loc": ("query",), "msg": f"Send at most {MOST} parameters", "type": "too_many", "input": None}
         raise RequestValidationError([wrong]) from None
+
+
+def document_lists(app: FastAPI, schema: dict[str, Any]) -> None:
+    """Tell in the OpenAPI document what each list can be asked, and what its headers say. Once more changes nothing."""
+    for context in iter_route_contexts(app.routes):
+        for dependency in getattr(context, "dependant", Dependant()).dependencies:
+            operations = schema["paths"].get(context.path, {})
+            if isinstance(dependency.call, ListQuery) and (operation := operations.get("get")):
+                others = [each for each in operation.get("parameters", ()) if each["in"] != "query"]
+                operation["parameters"] = others + _parameters(dependency.call.model)
+                operation["responses"]["200"]["headers"] = {
+                    name: {"description": said, "schema": {"type": "integer" if "Count" in name else "string"}}
+                    for name, said in HEADERS.items()
+                }
+
+
+def _parameters(model: type[Query]) -> list[dict[str, Any]]:
+    schema = model.model_json_schema()
+    found = []
+    for name, of in schema["properties"].items():
+        kept = {key: value for key, value in of.items() if key not in ("title", "description") and value is not None}
+        said = _inlined(kept, schema.get("$defs", {}))
+        found.append({"name": name, "in": "query", "required": False, "description": of["description"], "schema": said})
+    return found
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:  # noqa: ANN401  # JSON
+    """`schema` with what it refers to in place: the document has no other place for it."""
+    if isinstance(schema, list):
+        return [_inlined(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return definitions[schema["$ref"].rpartition("/")[2]]
+    return {key: _inlined(value, definitions) for key, value in schema.items()}
