@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi.security import OAuth2PasswordBearer
@@ -24,12 +24,6 @@ from app.settings import Settings as AllSettings
 Created = TypeVar("Created", bound=Row)
 
 bearer = OAuth2PasswordBearer("/api/v1/token", scheme_name="Login", auto_error=False)
-MACHINE_TOKEN = {
-    "type": "apiKey",
-    "in": "header",
-    "name": "X-Token",
-    "description": "For programs: `python3 -m app token`.",
-}
 
 
 async def get_settings(request: Request) -> AllSettings:
@@ -136,12 +130,3 @@ def get_session(
 # For plain `def` routes, as in SQLModel's tutorial; docs/engine.md shows one. Closed before the response leaves, and
 # never more at once than the pool has connections: a request waits outside the thread pool, where it blocks nobody.
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
-
-
-def document_machine_tokens(schema: dict[str, Any]) -> None:
-    """Say in the OpenAPI document that wherever a login is asked for, a machine token will do."""
-    schema["components"]["securitySchemes"]["MachineToken"] = MACHINE_TOKEN
-    for operations in schema["paths"].values():
-        for operation in operations.values():
-            if "security" in operation:
-                operation["security"] = [{"Login": []}, {"MachineToken": []}]

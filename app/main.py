@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 from app import pages, problems
-from app.deps import document_machine_tokens, require_writable
+from app.deps import require_writable
 from app.engine import logs
 from app.engine.database import connect
 from app.engine.hashing import Hasher
@@ -49,11 +49,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 class Cadre(FastAPI):
-    """FastAPI, with two things in its OpenAPI document that it has no words for."""
+    """FastAPI, with what it has no words for in its OpenAPI document."""
 
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()  # which keeps it
-        document_machine_tokens(schema)
         document(schema)
         return schema
 

@@ -7,6 +7,12 @@ from app.errors import Refusal, phrase
 PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
 ALWAYS = {421, 500, 503}  # 421: for a Host that HOSTS does not name
 FOR_A_BODY = {408, 413, 415}
+MACHINE_TOKEN = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "X-Token",
+    "description": "For programs: `python3 -m app token`.",
+}
 HEADERS = {
     201: ("Location", "string", "Where it can be read from now on."),
     401: ("WWW-Authenticate", "string", "How to say who you are (RFC 6750)."),
@@ -15,15 +21,18 @@ HEADERS = {
 
 
 def document(schema: dict[str, Any]) -> None:
-    """Complete the answers of every operation in the OpenAPI document: statuses, media types and headers.
+    """Complete every operation in the OpenAPI document: what it answers, with which headers, and to which tokens.
 
     Once more changes nothing: FastAPI keeps the document, and hands out the same.
     """
+    schema["components"]["securitySchemes"]["MachineToken"] = MACHINE_TOKEN
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             declared = {int(status): answer for status, answer in operation["responses"].items()}
             statuses = (declared.keys() | _possible(path, operation)) - _impossible(operation, declared)
             operation["responses"] = {str(status): _answer(status, declared.get(status)) for status in sorted(statuses)}
+            if "security" in operation:  # wherever a login is asked for, a machine token will do
+                operation["security"] = [{"Login": []}, {"MachineToken": []}]
 
 
 def _possible(path: str, operation: dict[str, Any]) -> set[int]:
