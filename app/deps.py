@@ -13,6 +13,7 @@ from sqlmodel import Session
 from app import accounts, crud
 from app.engine import caller as engine
 from app.engine.hashing import Hasher as PasswordHasher
+from app.engine.http.etags import read_if_match
 from app.engine.sessions import open_session
 from app.engine.waiting import place
 from app.errors import Unauthenticated, Unavailable
@@ -94,6 +95,8 @@ def _plain(value: object) -> object:
 
 # Up to 2^53-1, which JavaScript can hold.
 RowId = Annotated[int, Path(ge=1, le=2**53 - 1), BeforeValidator(_plain)]
+# For a verb's `version`. None if the client does not mind which.
+IfMatch = Annotated[int | None, Depends(read_if_match)]
 
 
 class Page(BaseModel):

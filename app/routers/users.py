@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
-from app.deps import Application, Caller, Hasher, Paging, RowId, Settings, created, require_superuser
+from app.deps import Application, Caller, Hasher, IfMatch, Paging, RowId, Settings, created, require_superuser
 from app.errors import Forbidden
 from app.models import ItemCreate, ItemRead, PasswordChange, UserCreate, UserRead, UserUpdate, UserWithItems
 from app.problems import documented
@@ -34,9 +34,9 @@ async def read_me(caller: Caller) -> UserRead:
 
 
 @router.patch("/me", responses=documented(403, 409))
-async def update_me(caller: Caller, hasher: Hasher, changes: UserUpdate) -> UserRead:
+async def update_me(caller: Caller, hasher: Hasher, changes: UserUpdate, version: IfMatch) -> UserRead:
     """Change what you send, and nothing else. A new e-mail takes the current password."""
-    return await accounts.update_account(caller, hasher, changes)
+    return await accounts.update_account(caller, hasher, changes, version=version)
 
 
 @router.patch("/me/password", status_code=204, responses=documented(403))
