@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Request, Response
 from fastapi.security import OAuth2PasswordBearer
@@ -101,7 +101,7 @@ RowId = Annotated[Ref, Path(), BeforeValidator(_plain)]
 IfMatch = Annotated[int | None, Depends(read_if_match)]
 
 
-def query_of(entity: type[Entity]) -> Any:  # what FastAPI's Depends says it returns
+def query_of(entity: type[Entity]) -> Any:  # noqa: ANN401  # what FastAPI's Depends says it returns
     """A list's question: `Annotated[Query, query_of(Item)]`. Which filters it has, the entity's fields declare."""
     return Depends(ListQuery(query_class(entity)))
 
