@@ -16,10 +16,10 @@ from app.crud import transaction, verbs
 from app.deps import Caller, Query, RowId, created, query_of
 from app.engine.caller import Caller as AnyCaller
 from app.engine.http import dispatch
+from app.errors import documented
 from app.main import create_app
 from app.models.base import Access, BigId, Closed, Conflict, Entity, Line, Partial, Ref, Row, listed, references, rule
 from app.models.types import Instant
-from app.problems import documented
 from app.settings import Settings
 from tests.samples import Sample
 from tests.samples import router as samples

@@ -13,9 +13,9 @@ from sqlmodel import Field, SQLModel
 
 from app.crud import verbs
 from app.deps import Caller, Query, RowId, created, query_of
+from app.errors import documented
 from app.models.base import Access, BigId, Closed, Entity, Partial, Row, Text, listed
 from app.models.types import Base64, Instant, Int64, Json, JsonColumn, by_value
-from app.problems import documented
 
 
 class Kind(StrEnum):
