@@ -18,8 +18,9 @@ from pydantic import AwareDatetime, BaseModel, EmailStr, SecretStr, TypeAdapter,
 from pydantic.fields import FieldInfo
 from sqlmodel.main import FieldInfoMetadata
 
+from tests.conftest import PASSWORD
+
 BEGIN = datetime(2100, 1, 1, tzinfo=UTC)
-PASSWORD = "four plain words together"
 LIMITS = ("ge", "gt", "le", "lt", "min_length", "max_length", "max_digits", "decimal_places")
 # What values of a class must not be.
 WRONG: dict[Any, list[Any]] = {
