@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from app.models.base import CLEAN, SINGLE
 from tests import asgi, bodies
 from tests.conftest import PASSWORD, Person
+from tests.entities import kinds
 
 MARK = "hailhydra"  # in what is sent, and in no refusal
 HASH = re.compile(r"\$bcrypt-sha256\$v=")
@@ -83,6 +85,17 @@ def rows_for(number: int) -> bodies.Refer:
     """Of each table one of the first rows, and other pairs for the next numbers. The last one is free to be deleted."""
     place = itertools.count()
     return lambda _table, _number: number // (ROWS - 1) ** next(place) % (ROWS - 1) + 1
+
+
+def fill(app: FastAPI, post: Callable[[str, Any], Any]) -> None:
+    """Have `ROWS` rows made of every entity, by `post(path, body)`, those first that others refer to."""
+    for kind in kinds(app):
+        numbers, made = itertools.count(), 0
+        while made < ROWS:
+            number = next(numbers)
+            answer = post(kind.path, bodies.valid(kind.create, number, rows_for(number), whole=False))
+            assert answer.status_code in (201, 409), answer.text  # 409: that pair of rows is taken
+            made += answer.status_code == 201
 
 
 @dataclass
