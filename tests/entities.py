@@ -100,11 +100,11 @@ def kinds(app: FastAPI) -> list[Kind]:
             routes[method, re.sub(r"{\w+}", "{}", context.path or "")] = context
     found = {}
     for entity in Entity.__subclasses__():
-        name = entity.__table__.name.removeprefix("scratch_")
+        name = entity.__table__.name
         for path in (f"/api/v1/{name}", f"/api/v1/{name.replace('_', '-')}"):
             own = {verb: routes.get((method, f"{path}{rest}")) for verb, (method, rest) in VERBS.items()}
             if all(own.values()):
-                found[entity.__table__.name] = Kind(entity, own)  # type: ignore[arg-type]  # none of them is None
+                found[name] = Kind(entity, own)  # type: ignore[arg-type]  # none of them is None
     order = [table.name for table in SQLModel.metadata.sorted_tables]
     return sorted(found.values(), key=lambda kind: order.index(kind.table.name))
 

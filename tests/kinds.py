@@ -262,8 +262,7 @@ async def create_crew(caller: AnyCaller, data: CrewCreate) -> CrewRead:
 
 def routes(entity: Any, new: Any, changed: Any, shown: Any) -> APIRouter:
     """Its five, as its own file would have them."""
-    nouns = entity.__tablename__.removeprefix("scratch_")
-    noun, rows = entity.__name__.lower(), verbs(entity, shown)
+    nouns, noun, rows = entity.__tablename__, f"scratch_{entity.__name__.lower()}", verbs(entity, shown)
     restricted = documented(403) if entity.__access__ is Access.RESTRICTED else {}
     router = APIRouter(prefix=f"/api/v1/{nouns}", tags=[nouns], responses=restricted)
 

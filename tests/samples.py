@@ -75,35 +75,35 @@ class Sample(Entity, SampleRead, table=True):
 
 
 samples = verbs(Sample, SampleRead)
-router = APIRouter(prefix="/api/v1/samples", tags=["samples"])
+router = APIRouter(prefix="/api/v1/scratch_samples", tags=["scratch_samples"])
 SampleQuery = Annotated[Query, query_of(Sample)]
 
 
 @router.get("")
-async def list_samples(caller: Caller, query: SampleQuery) -> list[SampleRead]:
+async def list_scratch_samples(caller: Caller, query: SampleQuery) -> list[SampleRead]:
     """Your samples, newest first."""
     return await samples.page(caller, query)
 
 
 @router.post("", status_code=201, responses=documented(409))
-async def create_sample(caller: Caller, data: SampleCreate, response: Response) -> SampleRead:
+async def create_scratch_sample(caller: Caller, data: SampleCreate, response: Response) -> SampleRead:
     """A new sample."""
-    return created(response, "samples", await samples.create(caller, data))
+    return created(response, "scratch_samples", await samples.create(caller, data))
 
 
 @router.get("/{sample_id}")
-async def read_sample(caller: Caller, sample_id: RowId) -> SampleRead:
+async def read_scratch_sample(caller: Caller, sample_id: RowId) -> SampleRead:
     """One sample."""
     return await samples.get(caller, sample_id)
 
 
 @router.patch("/{sample_id}", responses=documented(409))
-async def update_sample(caller: Caller, sample_id: RowId, changes: SampleUpdate) -> SampleRead:
+async def update_scratch_sample(caller: Caller, sample_id: RowId, changes: SampleUpdate) -> SampleRead:
     """Change what you send, and nothing else."""
     return await samples.update(caller, sample_id, changes)
 
 
 @router.delete("/{sample_id}", status_code=204, responses=documented(409))
-async def delete_sample(caller: Caller, sample_id: RowId) -> None:
+async def delete_scratch_sample(caller: Caller, sample_id: RowId) -> None:
     """Delete a sample, for good."""
     await samples.delete(caller, sample_id)

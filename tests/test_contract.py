@@ -410,8 +410,7 @@ def test_a_row_that_is_deleted_takes_along_or_lets_go_or_stays_as_declared(world
 def test_five_routes_are_called_after_what_they_do(world: World, kind: Kind):
     called = {verb: world.operation(kind, verb)["operationId"] for verb in kind.routes}
     noun = called["create"].removeprefix("create_")
-    nouns = kind.table.name.removeprefix("scratch_")
-    assert called == {verb: f"{verb}_{nouns if verb == 'list' else noun}" for verb in kind.routes}
+    assert called == {verb: f"{verb}_{kind if verb == 'list' else noun}" for verb in kind.routes}
     assert {len(world.operation(kind, verb)["tags"]) for verb in kind.routes} == {1}
 
 
