@@ -4,6 +4,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,13 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def database_url(migrated: str) -> Iterator[str]:
     """An empty database for this test alone."""
+    with emptied(migrated) as url:
+        yield url
+
+
+@contextmanager
+def emptied(migrated: str) -> Iterator[str]:
+    """On PostgreSQL it is the same for all, so only one at a time."""
     if POSTGRES:
         engine = create_engine(POSTGRES)
         tables = ", ".join(f'"{name}"' for name in SQLModel.metadata.tables if not name.startswith("scratch"))

@@ -1,5 +1,6 @@
 """Requests as bytes, handed to the app as a server does, and what must hold for every answer to any of them."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -8,18 +9,20 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
 
 from app.models.base import CLEAN, SINGLE
-from tests import asgi
+from tests import asgi, bodies
 from tests.conftest import PASSWORD, Person
-from tests.test_types import LARGE
+from tests.entities import kinds
 
 MARK = "hailhydra"  # in what is sent, and in no refusal
 HASH = re.compile(r"\$bcrypt-sha256\$v=")
 INNER = re.compile(rf"bcrypt|Traceback|sqlite|psycopg|asyncio|/app/|SELECT |INSERT |{PASSWORD}")
 ROWS = 4  # of every entity, to begin with
-GOOD = {**json.loads(LARGE.model_dump_json()), "current_password": PASSWORD, "password": PASSWORD}
 LOGIN = {"username": "root", "password": PASSWORD}
 
 
@@ -31,6 +34,7 @@ class Operation:
     path: str
     about: dict[str, Any]
     schemas: dict[str, Any]
+    model: type[BaseModel]  # of its body
 
     @property
     def name(self) -> str:
@@ -62,20 +66,36 @@ class Operation:
         return any(kind.get("pattern") in (CLEAN["pattern"], SINGLE["pattern"]) for kind in self.kinds(name))
 
     def keeps_numbers(self, name: str) -> bool:
-        return {kind["type"] for kind in self.kinds(name)} - {"null"} in ({"integer"}, {"number"})
+        """Whether it is a number, and any will do. Of references only some lead anywhere."""
+        is_number = {kind["type"] for kind in self.kinds(name)} - {"null"} in ({"integer"}, {"number"})
+        return is_number and not bodies.target(self.model.model_fields[name])
 
     def good(self, number: int) -> dict[str, Any]:
         """A body as its schema wants it. No two with the same `number`: names and addresses are unique."""
-        body = {name: GOOD.get(name, of.get("examples", [of.get("default")])[0]) for name, of in self.fields.items()}
-        if "email" in body:
-            body |= {"username": f"new-{number}", "email": f"new-{number}@example.com"}
-        return body if self.is_json else LOGIN
+        return bodies.valid(self.model, number, rows_for(number)) if self.is_json else LOGIN
 
     def encode(self, body: object, *, ascii_only: bool = True) -> str:
         if self.is_json or not isinstance(body, dict):
             return json.dumps(body, ensure_ascii=ascii_only)
         form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in body.items()}
         return urlencode(form, errors="surrogatepass")
+
+
+def rows_for(number: int) -> bodies.Refer:
+    """Of each table one of the first rows, and other pairs for the next numbers. The last one is free to be deleted."""
+    place = itertools.count()
+    return lambda _table, _number: number // (ROWS - 1) ** next(place) % (ROWS - 1) + 1
+
+
+def fill(app: FastAPI, post: Callable[[str, Any], Any]) -> None:
+    """Have `ROWS` rows made of every entity, by `post(path, body)`, those first that others refer to."""
+    for kind in kinds(app):
+        numbers, made = itertools.count(), 0
+        while made < ROWS:
+            number = next(numbers)
+            answer = post(kind.path, bodies.valid(kind.create, number, rows_for(number), whole=False))
+            assert answer.status_code in (201, 409), answer.text  # 409: that pair of rows is taken
+            made += answer.status_code == 201
 
 
 @dataclass
@@ -111,8 +131,17 @@ class Target:
     def operations(self) -> list[Operation]:
         document = self.client.app.openapi()  # type: ignore[attr-defined]
         schemas = document["components"]["schemas"]
-        paths = document["paths"].items()
-        return [Operation(verb.upper(), path, about, schemas) for path, of in paths for verb, about in of.items()]
+        bodies_of = {
+            (method, context.path): context.body_field.field_info.annotation  # type: ignore[attr-defined]  # an APIRoute's
+            for context in iter_route_contexts(self.client.app.routes)  # type: ignore[attr-defined]
+            for method in context.methods or ()
+            if getattr(context, "body_field", None)
+        }
+        return [
+            Operation(verb.upper(), path, about, schemas, bodies_of.get((verb.upper(), path), BaseModel))
+            for path, of in document["paths"].items()
+            for verb, about in of.items()
+        ]
 
     def send(self, exchange: Exchange) -> None:
         """By the root, and with the media type of the operation, unless its headers say otherwise."""

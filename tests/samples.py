@@ -11,10 +11,10 @@ from pydantic import FiniteFloat
 from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
 
-from app.crud import standing
+from app.crud import verbs
 from app.deps import Caller, Query, RowId, created, query_of
-from app.engine.verbs import Verbs
-from app.models.base import Access, BigId, Closed, Entity, Partial, Row, Text
+from app.errors import documented
+from app.models.base import Access, BigId, Closed, Entity, Partial, Row, Text, listed
 from app.models.types import Base64, Instant, Int64, Json, JsonColumn, by_value
 
 
@@ -23,6 +23,9 @@ class Kind(StrEnum):
 
     OPEN = "still open"
     CLOSED = "geschlossen \U0001f512"
+
+
+ASKED = listed("filter", "sort")
 
 
 class SampleBase(SQLModel):
@@ -38,17 +41,19 @@ class SampleBase(SQLModel):
     ratio: FiniteFloat
     words: Text = Field(max_length=1000)
 
-    maybe_yes: bool | None = None
-    maybe_at: Instant | None = None
-    maybe_day: date | None = None
-    maybe_price: Decimal | None = Field(default=None, max_digits=15, decimal_places=2)
-    maybe_key: UUID | None = None
-    maybe_kind: Kind | None = Field(default=None, sa_type=by_value(Kind))
+    maybe_yes: bool | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
+    maybe_at: Instant | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
+    maybe_day: date | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
+    maybe_price: Decimal | None = Field(
+        default=None, max_digits=15, decimal_places=2, index=True, sa_column_kwargs=ASKED
+    )
+    maybe_key: UUID | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
+    maybe_kind: Kind | None = Field(default=None, sa_type=by_value(Kind), index=True, sa_column_kwargs=ASKED)
     maybe_json_: Json | None = Field(default=None, sa_type=JsonColumn)
     maybe_data: Base64 | None = Field(default=None, max_length=1000)
-    maybe_number: Int64 | None = Field(default=None, sa_type=BigInteger)
+    maybe_number: Int64 | None = Field(default=None, sa_type=BigInteger, index=True, sa_column_kwargs=ASKED)
     maybe_ratio: FiniteFloat | None = None
-    maybe_words: Text | None = Field(default=None, max_length=1000)
+    maybe_words: Text | None = Field(default=None, max_length=1000, sa_column_kwargs=listed("search"))
 
 
 class SampleCreate(Closed, SampleBase):
@@ -69,26 +74,36 @@ class Sample(Entity, SampleRead, table=True):
     __access__ = Access.OWNED
 
 
-samples = Verbs(Sample, SampleRead, standing)
-router = APIRouter(prefix="/api/v1/samples")
+samples = verbs(Sample, SampleRead)
+router = APIRouter(prefix="/api/v1/scratch_samples", tags=["scratch_samples"])
 SampleQuery = Annotated[Query, query_of(Sample)]
 
 
 @router.get("")
-async def list_samples(caller: Caller, query: SampleQuery) -> list[SampleRead]:
+async def list_scratch_samples(caller: Caller, query: SampleQuery) -> list[SampleRead]:
+    """Your samples, newest first."""
     return await samples.page(caller, query)
 
 
-@router.post("", status_code=201)
-async def create_sample(caller: Caller, data: SampleCreate, response: Response) -> SampleRead:
-    return created(response, "samples", await samples.create(caller, data))
+@router.post("", status_code=201, responses=documented(409))
+async def create_scratch_sample(caller: Caller, data: SampleCreate, response: Response) -> SampleRead:
+    """A new sample."""
+    return created(response, "scratch_samples", await samples.create(caller, data))
 
 
 @router.get("/{sample_id}")
-async def read_sample(caller: Caller, sample_id: RowId) -> SampleRead:
+async def read_scratch_sample(caller: Caller, sample_id: RowId) -> SampleRead:
+    """One sample."""
     return await samples.get(caller, sample_id)
 
 
-@router.patch("/{sample_id}")
-async def update_sample(caller: Caller, sample_id: RowId, changes: SampleUpdate) -> SampleRead:
+@router.patch("/{sample_id}", responses=documented(409))
+async def update_scratch_sample(caller: Caller, sample_id: RowId, changes: SampleUpdate) -> SampleRead:
+    """Change what you send, and nothing else."""
     return await samples.update(caller, sample_id, changes)
+
+
+@router.delete("/{sample_id}", status_code=204, responses=documented(409))
+async def delete_scratch_sample(caller: Caller, sample_id: RowId) -> None:
+    """Delete a sample, for good."""
+    await samples.delete(caller, sample_id)

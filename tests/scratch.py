@@ -43,7 +43,7 @@ class BookingUpdate(Partial, BookingBase):
 
 
 class BookingRead(BookingBase, Row):
-    owner_id: int = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BigId)
+    owner_id: int = Field(foreign_key="users.id", ondelete="CASCADE", index=True, sa_type=BigId)
 
 
 class Booking(Entity, BookingRead, table=True):
@@ -68,7 +68,9 @@ class NoticeUpdate(Partial, NoticeBase):
 
 
 class NoticeRead(NoticeBase, Row):
-    booking_id: int | None = Field(default=None, foreign_key="scratch_bookings.id", sa_type=BigId)
+    booking_id: int | None = Field(
+        default=None, foreign_key="scratch_bookings.id", ondelete="RESTRICT", index=True, sa_type=BigId
+    )
 
 
 class Notice(Entity, NoticeRead, table=True):

@@ -246,12 +246,12 @@ def test_whatever_is_sent_as_json_is_answered_equal(ann: Person, sample: SampleC
 def assert_passes(ann: Person, sample: SampleCreate) -> None:
     """Created, read, changed and listed, each answered in JSON."""
     body = sample.model_dump(mode="json")
-    posted = ann.post("/samples", body)
+    posted = ann.post("/scratch_samples", body)
     assert posted.status_code == 201, posted.text
-    other = ann.post("/samples", SMALL.model_dump(mode="json")).json()
-    patched = ann.patch(f"/samples/{other['id']}", body)
-    read = ann.get(f"/samples/{posted.json()['id']}")
-    listed = ann.get("/samples", params={"limit": 2})
+    other = ann.post("/scratch_samples", SMALL.model_dump(mode="json")).json()
+    patched = ann.patch(f"/scratch_samples/{other['id']}", body)
+    read = ann.get(f"/scratch_samples/{posted.json()['id']}")
+    listed = ann.get("/scratch_samples", params={"limit": 2})
     assert read.json() == posted.json()
     assert listed.json() == [patched.json(), posted.json()]
     for answer in (posted, patched):
@@ -286,12 +286,12 @@ def test_what_a_database_would_not_keep_is_422_and_nothing_has_changed(ann: Pers
     refused = [(name, bad) for name in (field, f"maybe_{field}") for bad in BAD[field]]
     sound = SMALL.model_dump(mode="json")
     headers = {**(ann.headers or {}), "Content-Type": "application/json"}
-    ann.post("/samples", sound)
+    ann.post("/scratch_samples", sound)
     answered = {}
     for name, bad in [*refused, (field, "null")]:
         whole = json.dumps(sound | {name: "HERE"}).replace('"HERE"', bad)
-        post = ann.client.post("/api/v1/samples", content=whole, headers=headers)
-        patch = ann.client.patch("/api/v1/samples/1", content=f'{{"{name}": {bad}}}', headers=headers)
+        post = ann.client.post("/api/v1/scratch_samples", content=whole, headers=headers)
+        patch = ann.client.patch("/api/v1/scratch_samples/1", content=f'{{"{name}": {bad}}}', headers=headers)
         answered[name, bad[:40]] = post.status_code, patch.status_code
     assert {case: codes for case, codes in answered.items() if codes != (422, 422)} == {}
-    assert [sample["version"] for sample in ann.get("/samples").json()] == [1]
+    assert [sample["version"] for sample in ann.get("/scratch_samples").json()] == [1]

@@ -76,7 +76,9 @@ class Connection:
                 raise Busy(waiting.BUSY) from error
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
                 raise TooLong(TOO_LONG) from None
-            raise explain(error) or error from error
+            if refusal := explain(error):
+                raise refusal from error
+            raise
 
     def write(self, sql: str, arguments: Sequence[Any], limit: float | None = None) -> list[Row]:
         """`execute` as a transaction of its own: kept if it returns, and undone if it raises."""
