@@ -34,6 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="Long tests at their full length.")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if POSTGRES and item.get_closest_marker("once"):
+        pytest.skip("No database can make a difference: it runs without TEST_DATABASE_URL.")
+
+
 @pytest.fixture(scope="session")
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether long tests shall run at their full length."""
