@@ -45,6 +45,7 @@ Requires-Dist: psycopg; extra == 'postgres'
 
 AGAIN = "then run this again.\n"
 pytestmark = [
+    pytest.mark.once,
     pytest.mark.skipif(find_spec("ensurepip") is None, reason="this Python cannot make a .venv"),
     pytest.mark.skipif(os.name == "nt", reason="about POSIX links, signals and locks"),
 ]
