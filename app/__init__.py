@@ -7,7 +7,7 @@ Read it in this order:
 3. `deps.py`: what a route can ask for by type.
 4. `crud.py`: the verbs and `transaction()`, the one way to write.
 5. `accounts.py` and `security.py`: who may log in, and what a token is.
-6. `main.py`: how it is put together; `errors.py` and `problems.py`: how it refuses.
+6. `main.py`: how it is put together; `errors.py`: how it refuses.
 
 `engine/` is the engine room: how verbs become SQL and reach the database, and in `engine/http/` how requests come in.
 docs/engine.md says why it exists.

@@ -1,6 +1,7 @@
 """Every refusal is a class with a status and a sentence. Nothing here knows HTTP's framework or the database."""
 
 from http import HTTPStatus
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -141,3 +142,8 @@ class TokenProblem(BaseModel):
     error: str
     error_description: str
     detail: str
+
+
+def documented(*statuses: int, description: str | None = None) -> dict[int | str, dict[str, Any]]:
+    """The errors that a route can answer and not every one can, for the OpenAPI document: see engine/openapi.py."""
+    return {status: {"model": Problem, "description": description or phrase(status)} for status in statuses}

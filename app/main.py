@@ -7,18 +7,18 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 
-from app import pages, problems
+from app import pages
 from app.deps import document_machine_tokens, require_writable
 from app.engine import logs
 from app.engine.database import connect
 from app.engine.hashing import Hasher
-from app.engine.http import dispatch
+from app.engine.http import dispatch, refusals
 from app.engine.http.answers import CatchAll, Cors
 from app.engine.http.queries import document_lists
 from app.engine.openapi import document
 from app.engine.sessions import SESSIONS, create_session_engine
+from app.errors import documented
 from app.middleware import Envelope
-from app.problems import documented
 from app.routers import api, health
 from app.routers.token import router as token
 from app.settings import Settings, get_settings
@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(token, include_in_schema=False)  # /token, where OAuth2 clients look first
     app.include_router(health.router, tags=["health"])
     pages.install(app)
-    problems.install(app)
+    refusals.install(app)
     app.add_middleware(CatchAll)
     if settings.cors_origins or settings.cors_origin_regex:
         app.add_middleware(

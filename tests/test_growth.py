@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, NullPool, bindparam, create_engine, text
+from sqlalchemy import Connection, NullPool, create_engine, text
 
 from app import accounts
 from app.crud import items, users
 from app.engine import migrations
 from app.engine.caller import Caller
+from app.engine.queries import Filter, Shape
 from app.engine.sqlite import DIALECT as SQLITE
 from app.engine.statement import Statement
-from app.models import Item
-from app.models.base import BigId, utcnow
+from app.models.base import utcnow
 from app.security import Identity
 from tests.conftest import PASSWORD, POSTGRES
 from tests.scratch import empty_database
@@ -41,7 +41,7 @@ SEED_ITEMS = f"""
 
 IDENTITIES = {"application": None, "superuser": Identity(USERS, True, STAMP), "user": Identity(7, False, STAMP)}
 VALUES: dict[str, Any] = {
-    **{"row_id": 6, "seen_version": 1, "skip": 0, "limit": 100, "equal_owner_id": 7},
+    **{"row_id": 6, "seen_version": 1, "skip": 0, "limit": 100, "owner_id": 7},
     **{"new_owner_id": 7, "new_title": "New", "new_version": 1},
     **{"new_created_at": utcnow(), "new_updated_at": utcnow()},
 }
@@ -51,11 +51,11 @@ NEWEST = "id" if POSTGRES else "scan"
 EVERYBODYS, OWN = {"id"}, {"id", BY_OWNER}
 # A verb, its shape, and how the application, a superuser and a user may reach the items.
 PLANS: list[tuple[str, tuple[Any, ...], tuple[set[str | None], ...]]] = [
-    ("page", (), ({NEWEST}, {NEWEST}, {BY_OWNER})),
-    ("page", (("owner_id", False),), ({BY_OWNER}, {BY_OWNER}, {BY_OWNER})),
+    ("page", (Shape(),), ({NEWEST}, {NEWEST}, {BY_OWNER})),
+    ("page", (Shape((Filter("owner_id", ""),)),), ({BY_OWNER}, {BY_OWNER}, {BY_OWNER})),
     ("get", (), (EVERYBODYS, EVERYBODYS, OWN)),
-    ("create", ("created_at", "owner_id", "title", "updated_at", "version"), ({None}, {None}, {None})),
-    ("update", (True, "title", "updated_at"), (EVERYBODYS, EVERYBODYS, OWN)),
+    ("create", ((), "created_at", "owner_id", "title", "updated_at", "version"), ({None}, {None}, {None})),
+    ("update", ((), True, "title", "updated_at"), (EVERYBODYS, EVERYBODYS, OWN)),
     ("delete", (True,), (EVERYBODYS, EVERYBODYS, OWN)),
 ]
 MB = 2**20
@@ -177,23 +177,23 @@ def test_a_login_finds_its_account_by_an_index(grown: Grown, by: str, value: obj
 
 @pytest.mark.parametrize("verb", ["get", "update", "delete"])
 def test_an_account_is_found_by_its_id(grown: Grown, verb: str):
-    shape = {"get": (), "update": (False, "is_active"), "delete": (False,)}[verb]
+    shape = {"get": (), "update": ((), False, "is_active"), "delete": (False,)}[verb]
     values = values_of("superuser", new_is_active=False)
     assert grown.plan(users._statement(verb, "superuser", shape), values) == {"users": "id", "me": "id"}
 
 
 def test_the_newest_accounts_are_found_without_reading_the_others(grown: Grown):
-    newest, get = users._statement("page", "superuser", ()), users._statement("get", "superuser", ())
+    newest, get = users._statement("page", "superuser", (Shape(),)), users._statement("get", "superuser", ())
     assert grown.work(newest, values_of("superuser", limit=1)) <= 2 * grown.work(get, values_of("superuser"))
 
 
 @pytest.mark.parametrize(("role", "own"), [("user", OWNERS), ("superuser", 1)])
 def test_a_page_at_depth_costs_no_more_than_the_first(grown: Grown, role: str, own: int):
     rows = grown.rows // own
-    first = items._statement("page", role, ())
-    onward = Statement(items._say_page(role).where(Item.__table__.c.id < bindparam("before", type_=BigId)))
+    first = items._statement("page", role, (Shape(),))
+    onward = items._statement("page", role, (Shape(place="value"),))
     at_first = grown.work(first, values_of(role))
-    assert grown.work(onward, values_of(role, before=150 * own)) <= 1.5 * at_first
+    assert grown.work(onward, values_of(role, place_id=150 * own)) <= 1.5 * at_first
     # Otherwise that would prove nothing: the same place by counting up to it.
     assert grown.work(first, values_of(role, skip=rows - 150)) > 1.5 * at_first
 

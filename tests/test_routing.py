@@ -8,8 +8,7 @@ from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from app import problems
-from app.engine.http import dispatch
+from app.engine.http import dispatch, refusals
 from app.errors import Forbidden
 
 LEVELS = ("app", "include", "nested include", "router", "route")
@@ -17,7 +16,7 @@ LEVELS = ("app", "include", "nested include", "router", "route")
 
 def served(app: FastAPI) -> TestClient:
     """`app` as create_app would finish it."""
-    problems.install(app)
+    refusals.install(app)
     dispatch.install(app)
     return TestClient(app, follow_redirects=False)
 

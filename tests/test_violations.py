@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.engine.sqlite import SQLite
-from app.engine.violations import explain
+from app.engine.violations import Dangling, explain
 from app.errors import Clash, Invalid, Refusal, Unavailable
 
 Provoke = Callable[[Path], None]
@@ -120,7 +120,7 @@ CASES: dict[str, tuple[Provoke, str, type[Refusal], str]] = {
     "taken": (saying("INSERT INTO books (title) VALUES ('one')"), "CONSTRAINT_UNIQUE", Clash, "That title is taken."),
     "taken id": (saying("INSERT INTO books VALUES (1, 1, '', 1)"), "CONSTRAINT_PRIMARYKEY", Clash, "That id is taken."),
     "broken rule": (saying("UPDATE books SET pages = 0"), "CONSTRAINT_CHECK", Invalid, RULE),
-    "refers to nothing": (saying("UPDATE books SET owner_id = 7"), "CONSTRAINT_FOREIGNKEY", Clash, DANGLING),
+    "refers to nothing": (saying("UPDATE books SET owner_id = 7"), "CONSTRAINT_FOREIGNKEY", Dangling, DANGLING),
 }
 
 

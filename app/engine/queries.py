@@ -41,7 +41,12 @@ class Query(BaseModel):
     sort: str = NEWEST
     skip: int = Field(0, ge=0, le=100_000, description="How many to leave out. For more use the cursor.")
     limit: int = Field(100, ge=1, le=100, description="How many at most.")
-    cursor: str = Field("", max_length=4000, description="Go on after this place: the Link header of the page before.")
+    cursor: str = Field(
+        "",
+        max_length=4000,
+        description="Go on after this place: the Link header of the page before.",
+        json_schema_extra={"pattern": "^[A-Za-z0-9_-]*$"},
+    )
     count: bool = Field(False, description="Whether X-Total-Count shall say how many there are: it takes a while.")
 
     # Told by the verb: the cursor of the next page, and the total.

@@ -7,9 +7,8 @@ from fastapi import APIRouter, Depends
 from app import accounts, crud
 from app.accounts import Counts
 from app.deps import Caller, CurrentUser, Query, RowId, query_of, require_superuser
-from app.errors import Forbidden
+from app.errors import Forbidden, documented
 from app.models import User, UserRead
-from app.problems import documented
 
 router = APIRouter(
     prefix="/admin", tags=["admin"], dependencies=[Depends(require_superuser)], responses=documented(403)

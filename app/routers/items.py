@@ -6,8 +6,8 @@ from fastapi import APIRouter, Response
 
 from app.crud import verbs
 from app.deps import Caller, Query, RowId, created, query_of
+from app.errors import documented
 from app.models.item import Item, ItemCreate, ItemRead, ItemUpdate
-from app.problems import documented
 
 router = APIRouter(prefix="/items", tags=["items"])
 items = verbs(Item, ItemRead)

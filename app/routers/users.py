@@ -6,9 +6,8 @@ from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
 from app.deps import Application, Caller, Hasher, Query, RowId, Settings, created, query_of, require_superuser
-from app.errors import Forbidden
+from app.errors import Forbidden, documented
 from app.models import Item, ItemCreate, ItemRead, PasswordChange, User, UserCreate, UserRead, UserUpdate, UserWithItems
-from app.problems import documented
 
 router = APIRouter(prefix="/users", tags=["users"])
 UserQuery = Annotated[Query, query_of(User)]

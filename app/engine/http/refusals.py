@@ -1,7 +1,6 @@
 """How a refusal is answered: problem details (RFC 9457), the same for every error, and none repeats what was sent."""
 
 import logging
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,13 +18,6 @@ from app.engine.waiting import BUSY
 
 log = logging.getLogger("app")
 MOST = 20  # how many errors of one request are listed
-
-
-def documented(*statuses: int, description: str | None = None) -> dict[int | str, dict[str, Any]]:
-    """The errors that a route can answer and not every one can, for the OpenAPI document: see engine/openapi.py."""
-    return {
-        status: {"model": errors.Problem, "description": description or errors.phrase(status)} for status in statuses
-    }
 
 
 async def on_refusal(_request: Request, error: Exception) -> Response:
