@@ -28,9 +28,7 @@ Examples:
 
   python3 -m app new ticket title:str:80 status:enum:open,closed 'assignee:ref(user)?'
 
-  python3 -m app new label name:str:40
-
-  python3 -m app new labeling project:ref label:ref --link
+  python3 -m app new assignment project:ref user:ref since:date --link
 """
 
 

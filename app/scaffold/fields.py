@@ -96,7 +96,7 @@ def read_field(word: str, context: Context) -> Field:
     name, kind_name, after_colon, in_parentheses, optional = found.groups()
     kind = KINDS.get(kind_name) or _unknown(kind_name)
     name = f"{name.removesuffix('_id')}_id" if kind_name == "ref" else name
-    check_field(name)
+    check_field(name, context.entity)
     arguments = [part.strip() for part in re.split("[,:]", after_colon or in_parentheses or "") if part.strip()]
     annotation, limits, sa_type, refers_to, enum = kind.annotation, kind.limits, kind.sa_type, "", None
     if kind_name == "ref":
@@ -130,10 +130,9 @@ def _unknown(kind: str) -> Kind:
     for better, others in ALSO_CALLED.items():
         if kind.lower() in others.split():
             raise CannotStart(f'There is no type "{kind}": it is called {better} here.')
-    near = get_close_matches(kind.lower(), KINDS, 1, 0.5)
-    raise CannotStart(
-        f'There is no type "{kind}": {f"did you mean {near[0]}" if near else "take one"} of {", ".join(KINDS)}?'
-    )
+    near = get_close_matches(kind.lower(), KINDS, 1, 0.6)
+    cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(KINDS)}."
+    raise CannotStart(f'There is no type "{kind}": {cure}')
 
 
 def _numbers(word: str, kind: Kind, arguments: list[str]) -> tuple[int, ...]:
@@ -143,8 +142,8 @@ def _numbers(word: str, kind: Kind, arguments: list[str]) -> tuple[int, ...]:
     numbers = tuple(int(each) for each in arguments if re.fullmatch("[0-9]{1,9}", each))
     if len(numbers) != len(arguments) or len(numbers) != len(kind.otherwise):
         example = ",".join(map(str, kind.otherwise))
-        cure = f"it takes {len(kind.otherwise)}, like {example}" if example else "it takes none"
-        raise CannotStart(f'"{word}" has unfit arguments: {cure}.')
+        cure = f"as {example}" if example else "none"
+        raise CannotStart(f'"{word}" is not understood: its type is given numbers, {cure}.')
     if not 1 <= numbers[0] <= kind.most or numbers[0] < numbers[-1]:
         raise CannotStart(f'"{word}" is out of bounds: from 1 to {kind.most}, and no more places than digits.')
     return numbers

@@ -7,9 +7,11 @@ import re
 from app.errors import CannotStart
 from app.models.base import Row
 
-LONGEST = 30  # PostgreSQL cuts names at 63, and the name of a foreign key is made of three
+LONGEST = 30
 OURS = {*Row.model_fields, "owner_id"}
 LISTS = {"skip", "limit", "cursor", "sort", "q", "count"}
+THEIRS = {*dir(Row), "metadata", "registry", "self", "cls"}  # and what begins with model_
+POSTGRES = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}  # columns that every table has
 # Those that only a person can tell. Others end in s, es or ies.
 IRREGULAR = re.compile(
     r"(.*_)?(person|child|(wo)?man|foot|tooth|mouse|datum|medium|criterion|leaf|(shel|kni|li|hal)fe?)"
@@ -20,35 +22,38 @@ UNCOUNTED = re.compile(r"(.*_)?(news|series|species|sheep|equipment|information|
 def check(name: str, example: str) -> None:
     """Raise CannotStart unless `name` is written as every name here is, and is no word of Python's."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        better = re.sub(r"\W+|_+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).strip("_").lower()
-        better = better if re.match(r"[a-z]\w*$", better, re.ASCII) else example
+        better = re.sub(r"[\W_]+", "_", snake(name), flags=re.ASCII).strip("_")
+        better = better if re.match("[a-z]", better) else example
         raise CannotStart(f'"{name}" is no name here: small letters, digits and single underscores, like {better}.')
     if keyword.iskeyword(name):
-        raise CannotStart(f'"{name}" is a word of Python\'s: choose another name, like {name}_{example}.')
+        raise CannotStart(f'"{name}" is a word of Python: choose another name, like {example}.')
     if len(name) > LONGEST:
         raise CannotStart(f'"{name}" is too long: {LONGEST} letters at most.')
 
 
-def check_field(name: str) -> None:
+def check_field(name: str, entity: str) -> None:
     """Raise CannotStart unless a field can have this name."""
-    check(name, "due_date")
+    another = f"choose another name, like {entity}_{name}."
+    check(name, f"{entity}_{name}" if name.isalpha() else "due_date")
     if name in OURS:
-        raise CannotStart(f'Every entity has "{name}" already: leave it out, or choose another name.')
+        raise CannotStart(f'Every entity has "{name}" already: leave it out, or {another}')
     if name in LISTS:
-        raise CannotStart(f'"{name}" is a parameter of every list: choose another name, like {name}_of_it.')
-    if name in dir(Row) or name in ("metadata", "registry") or name.startswith("model_"):
-        raise CannotStart(f'"{name}" means something to pydantic or SQLModel: choose another name, like {name}_text.')
+        raise CannotStart(f'"{name}" is a parameter of every list: {another}')
+    if name in THEIRS or name.startswith("model_"):
+        raise CannotStart(f'"{name}" means something to pydantic or SQLModel: {another}')
+    if name in POSTGRES:
+        raise CannotStart(f'"{name}" means something to PostgreSQL: {another}')
 
 
 def check_entity(name: str, plural_given: str | None) -> str:
     """The plural of `name`. Raises CannotStart unless both can be names, and are what they say."""
-    check(name, "project")
+    check(name, f"our_{name}" if name.isalpha() else "project")
     if not plural_given and (singular := _singular(name)):
         raise CannotStart(f'"{name}" is several: name one of them, {singular}. (If it is one, say so by --plural.)')
     plural = plural_given or plural_of(name)
     check(plural, "companies")
     if hasattr(builtins, plural):
-        raise CannotStart(f'"{plural}" is a word of Python\'s: give another plural, like --plural {plural}_of_ours.')
+        raise CannotStart(f'"{plural}" is a word of Python: choose another name, or another --plural.')
     return plural
 
 

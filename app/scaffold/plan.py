@@ -3,7 +3,6 @@
 import ast
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from sqlmodel import SQLModel
@@ -15,6 +14,8 @@ from app.scaffold.fields import SHAPE, Context, Field, read_field
 from app.scaffold.names import camel, check_entity, snake
 from app.scaffold.source import write_model, write_router
 from app.settings import ROOT
+
+LONGEST_IN_SQL = 63
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,10 @@ def plan(
     context = Context(name, {**_entities(), name: names}, unique, link)
     fields = [read_field(word, context) for word in words]
     _refuse_odd_fields(name, fields, context)
+    _refuse_long_names(names, fields, context)
     texts = write_model(name, names, fields, access, link=link), write_router(name, names, access)
     for text in texts:
-        _refuse_clashes(text, [field.name for field in fields])
+        _refuse_clashes(text, [field.name for field in fields], name)
     return Plan(
         name,
         names,
@@ -91,27 +93,28 @@ def _refuse_odd_fields(name: str, fields: Sequence[Field], context: Context) -> 
         raise CannotStart("A --link needs both its ends: no ? at its refs.")
 
 
-def _refuse_clashes(text: str, fields: Collection[str]) -> None:
-    """Raise CannotStart if one name in the file would mean two things: `date: date`, or a class like an import."""
-    nodes = list(ast.walk(ast.parse(text)))
-    imported = {
-        alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
-    used = imported | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    for name in fields:
-        if name in used:
-            raise CannotStart(f'"{name}" is the name of what declares it: choose another, like {name}_of_it.')
-    arguments = {node.arg for node in nodes if isinstance(node, ast.arg)}
-    defined = [
-        node.id if isinstance(node, ast.Name) else node.name
-        for node in chain.from_iterable(_definitions(statement) for statement in ast.parse(text).body)
-    ]
-    for name in defined:
-        if name in imported | arguments or defined.count(name) > 1:
+def _refuse_long_names(names: str, fields: Sequence[Field], context: Context) -> None:
+    # By its constraint's name we say what is taken, and PostgreSQL cuts it.
+    unique = [[field.name] for field in fields if "unique=True" in field.line]
+    pair = [field.name for field in fields if field.refers_to]
+    for columns in [*unique, pair] if context.is_link else unique:
+        if len("_".join(["uq", names, *columns])) > LONGEST_IN_SQL:
+            raise CannotStart(f"{', '.join([names, *columns])}: together too long for PostgreSQL, so shorten one.")
+
+
+def _refuse_clashes(text: str, fields: Collection[str], entity: str) -> None:
+    """Raise CannotStart if one name in a file would mean two things: `date: date`, or a class like an import."""
+    tree = ast.parse(text)
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    top = [name for _, name in {(node.module, alias.name) for node in imports for alias in node.names}]
+    top += [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.AsyncFunctionDef)]
+    assigned = [node.targets[0] for node in tree.body if isinstance(node, ast.Assign)]
+    top += [target.id for target in assigned if isinstance(target, ast.Name)]
+    arguments = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    for name in top:
+        if top.count(name) > 1 or name in arguments:
             raise CannotStart(f'"{name}" would mean two things in one file: choose another name, or another --plural.')
-
-
-def _definitions(statement: ast.stmt) -> list[ast.ClassDef | ast.AsyncFunctionDef | ast.Name]:
-    if isinstance(statement, ast.ClassDef | ast.AsyncFunctionDef):
-        return [statement]
-    return [each for each in getattr(statement, "targets", ()) if isinstance(each, ast.Name)]
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    if taken := [name for name in fields if name in used | arguments]:
+        another = f"{entity}_{taken[0]}" if entity not in taken[0] else f"parent_{taken[0]}"
+        raise CannotStart(f'"{taken[0]}" means something else in its file: choose another name, like {another}.')

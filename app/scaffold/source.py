@@ -55,8 +55,8 @@ from fastapi import APIRouter, Response
 
 from app.crud import verbs
 from app.deps import Caller, IfMatch, Query, RowId, created, query_of
+from app.errors import documented
 from app.models.$name import $Name, ${Name}Create, ${Name}Read, ${Name}Update
-from app.problems import documented
 
 router = APIRouter(prefix="/$names", tags=["$names"]$responses)
 $names = verbs($Name, ${Name}Read)
