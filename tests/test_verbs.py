@@ -140,7 +140,7 @@ async def test_a_reference_to_nothing_is_refused_at_both_ends(world: World):
     assert refused.value.detail == "booking_id is none of the scratch bookings that you can see."
     with pytest.raises(Clash) as in_use:
         await bookings.delete(world.ann, row.id)
-    assert in_use.value.detail == "It is still in use by scratch_notices."
+    assert in_use.value.detail == "It is still in use by scratch notices."
 
 
 @awaited

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Date,
     DateTime,
     Enum,
+    Float,
     Integer,
     Numeric,
     String,
@@ -134,7 +135,7 @@ def _unfit(column: Column[Any], uses: tuple[str, ...]) -> str:
     if "search" in uses and not is_text:
         return "is no text to search"
     if {"filter", "sort"} & {*uses}:
-        if not isinstance(kind, Boolean | Date | DateTime | Integer | Numeric | String | Uuid):
+        if not isinstance(kind, Boolean | Date | DateTime | Float | Integer | Numeric | String | Uuid):
             return "has a type that lists cannot be filtered or sorted by"
         if isinstance(kind, String) and is_text and (kind.length or INDEXED + 1) > INDEXED:
             return f"needs a max_length of {INDEXED} or less, so that it can have an index"
@@ -144,7 +145,7 @@ def _unfit(column: Column[Any], uses: tuple[str, ...]) -> str:
 def _filters(column: Column[Any], kind: Any) -> dict[str, Any]:  # noqa: ANN401  # an annotation
     name, of = column.name, plain(column)
     fields: dict[str, Any] = {name: (kind, Field(None, description=f"Whose {name} is this."))}
-    if isinstance(of, Date | DateTime | Integer | Numeric) and not column.foreign_keys:
+    if isinstance(of, Date | DateTime | Float | Integer | Numeric) and not column.foreign_keys:
         for how, words in ORDERED.items():
             fields[f"{name}__{how}"] = (kind, Field(None, description=f"Whose {name} is {words} this."))
     if not isinstance(of, Boolean):

@@ -1,4 +1,4 @@
-"""A SQLModel Session beside the verbs, for a team's own queries. The same rules hold: version and updated_at move."""
+"""A SQLModel Session beside the verbs, for a team's own queries. Versions move, and rules over rows hold, as there."""
 
 import math
 import sqlite3
@@ -9,8 +9,10 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, create_engine
 
+from app.engine.conflicts import Conflicts
 from app.engine.sqlite import write_json
 from app.engine.sqlite_connection import STEPS_IN_THREAD, prepare
+from app.errors import Clash
 
 # deps.py lets no more requests in than this, so the pool is never waited for.
 SESSIONS = 5
@@ -36,7 +38,30 @@ def create_session_engine(url: str, *, pgbouncer: bool = False) -> Engine:
 def open_session(engine: Engine, *, writes: bool) -> Session:
     """A Session on `engine`. One that `writes` takes SQLite's write lock when it begins, so it cannot fail half-way."""
     begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
-    return Session(engine.execution_options(begin=begin))
+    return _Session(engine.execution_options(begin=begin))
+
+
+class _Session(Session):
+    """Keeps the rules over rows, for what it saves by itself; an `update()` that is executed passes them by."""
+
+
+@event.listens_for(_Session, "before_flush")
+def _hold_off_others(session: Session, *_: object) -> None:
+    if session.get_bind().dialect.name == "postgresql":
+        for entity in {type(row) for row in _ruled(session)}:
+            session.execute(Conflicts(entity).lock)
+
+
+@event.listens_for(_Session, "after_flush")
+def _check_rules(session: Session, *_: object) -> None:
+    for row in _ruled(session):
+        for asked, sentence in Conflicts(type(row)).rules:
+            if session.execute(asked, {"row_id": row.id}).first():
+                raise Clash(sentence)
+
+
+def _ruled(session: Session) -> list[Any]:
+    return [row for row in (*session.new, *session.dirty) if getattr(row, "__conflicts__", ())]
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:

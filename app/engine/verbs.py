@@ -189,7 +189,7 @@ class Verbs(Generic[Read]):
         """By which tables a row may be in use, so that it cannot be deleted: " by projects or notes"."""
         keys = (key for table in SQLModel.metadata.sorted_tables for key in table.foreign_keys)
         tables = [
-            key.parent.table.name
+            key.parent.table.name.replace("_", " ")
             for key in keys
             if key.column.table is self._table and key.ondelete in (None, "RESTRICT")
         ]
