@@ -39,7 +39,7 @@ def told(plan: Plan, written: Sequence[Path]) -> str:
         [
             *lines,
             "They are yours to read and change. Then:",
-            f"  python3 -m app           migrates, and serves /api/v1/{plan.names}",
+            f"  python3 -m app           migrates, and serves /api/v1/{plan.names}; stop it first if it runs",
             "  python3 -m app openapi   renews docs/openapi.json",
         ]
     )

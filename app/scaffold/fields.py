@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from app.engine.queries import INDEXED
 from app.errors import CannotStart
 from app.scaffold.names import camel, check_field
 
@@ -52,7 +53,6 @@ KINDS = {
         is_indexed=True,
     ),
 }
-TOO_LONG_FOR_AN_INDEX = 600  # letters of four bytes each: PostgreSQL's index takes 2,700
 ONDELETE = {"cascade": "CASCADE", "restrict": "RESTRICT", "setnull": "SET NULL"}
 ALSO_CALLED = {
     "str": "string varchar char line email url",
@@ -108,22 +108,25 @@ def read_field(word: str, context: Context) -> Field:
     else:
         limits = limits.format(*_numbers(word, kind, arguments))
     is_unique = not {name, name.removesuffix("_id")}.isdisjoint(context.unique)
-    if is_unique and (
-        kind_name in ("text", "json", "bytes")
-        or any(n > TOO_LONG_FOR_AN_INDEX for n in map(int, re.findall(r"max_length=(\d+)", limits)))
-    ):
-        raise CannotStart(f'"{name}" is too long to be unique: use a str of {TOO_LONG_FOR_AN_INDEX} letters at most.')
-    options = [
-        "default=None" if optional else "",
-        limits,
-        "unique=True" if is_unique else "index=True" if kind.is_indexed else "",
-        f"sa_type={sa_type}" if sa_type else "",
-        f"sa_column_kwargs=listed({kind.uses})" if kind.uses else "",
-    ]
-    written = ", ".join(option for option in options if option)
-    line = f"{name}: {annotation}{' | None' if optional else ''}{f' = Field({written})' if written else ''}"
+    lengths = [int(length) for length in re.findall(r"max_length=(\d+)", limits)]
+    if is_unique and (kind_name == "json" or any(length > INDEXED for length in lengths)):
+        raise CannotStart(f'"{name}" is too long to be unique: use a str of {INDEXED} letters at most.')
+    key = "unique=True" if is_unique else "index=True" if kind.is_indexed else ""
+    line = _line(name, annotation, bool(optional), limits, key, sa_type, kind.uses)
     imports = kind.imports + ("\nfrom app.models.base import listed" if kind.uses else "")
     return Field(name, line, imports, refers_to, enum)
+
+
+def _line(name: str, annotation: str, is_optional: bool, limits: str, key: str, sa_type: str, uses: str) -> str:
+    options = [
+        "default=None" if is_optional else "",
+        limits,
+        key,
+        f"sa_type={sa_type}" if sa_type else "",
+        f"sa_column_kwargs=listed({uses})" if uses else "",
+    ]
+    written = ", ".join(option for option in options if option)
+    return f"{name}: {annotation}{' | None' if is_optional else ''}{f' = Field({written})' if written else ''}"
 
 
 def _unknown(kind: str) -> Kind:
