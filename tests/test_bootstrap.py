@@ -100,6 +100,13 @@ def test_the_tests_bring_their_tools_and_get_their_arguments(started):
     assert installs(started) == 3
 
 
+def test_writing_an_entity_brings_the_tools_too(started):
+    told = start(started, "-m", "app", "new", "project", "name:str")
+
+    assert told.stdout == f"{started / '.venv'} ['new', 'project', 'name:str']\n"
+    assert told.stderr == "Installing what is new, a few seconds ...\n"
+
+
 @pytest.mark.parametrize(
     ("environment", "local", "committed", "is_installed"),
     [

