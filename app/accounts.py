@@ -132,12 +132,14 @@ async def confirm_password(caller: Caller, hasher: Hasher, password: str) -> Non
         raise Forbidden("The current password is wrong.")
 
 
-async def update_account(caller: Caller, hasher: Hasher, changes: UserUpdate) -> UserRead:
-    """What users change about themselves. Raises Forbidden for a new e-mail without the current password."""
+async def update_account(
+    caller: Caller, hasher: Hasher, changes: UserUpdate, *, version: int | None = None
+) -> UserRead:
+    """What users change about themselves. Raises Forbidden for a new e-mail without the current password, and Stale."""
     if "email" in changes.model_fields_set:
         sent = "current_password" in changes.model_fields_set
         await confirm_password(caller, hasher, changes.current_password.get_secret_value() if sent else "")
-    return await users.update(caller, caller.id, changes)
+    return await users.update(caller, caller.id, changes, version=version)
 
 
 async def change_password(caller: Caller, hasher: Hasher, data: PasswordChange) -> None:

@@ -13,6 +13,7 @@ from sqlmodel import Session
 from app import accounts, crud
 from app.engine import caller as engine
 from app.engine.hashing import Hasher as PasswordHasher
+from app.engine.http.etags import read_if_match
 from app.engine.http.queries import ListQuery
 from app.engine.queries import Query as Query
 from app.engine.queries import query_class
@@ -27,12 +28,6 @@ from app.settings import Settings as AllSettings
 Created = TypeVar("Created", bound=Row)
 
 bearer = OAuth2PasswordBearer("/api/v1/token", scheme_name="Login", auto_error=False)
-MACHINE_TOKEN = {
-    "type": "apiKey",
-    "in": "header",
-    "name": "X-Token",
-    "description": "For programs: `python3 -m app token`.",
-}
 
 
 async def get_settings(request: Request) -> AllSettings:
@@ -102,6 +97,8 @@ def _plain(value: object) -> object:
 
 
 RowId = Annotated[Ref, Path(), BeforeValidator(_plain)]
+# For a verb's `version`. None if the client does not mind which.
+IfMatch = Annotated[int | None, Depends(read_if_match)]
 
 
 def query_of(entity: type[Entity]) -> Any:  # noqa: ANN401  # what FastAPI's Depends says it returns
@@ -131,12 +128,3 @@ def get_session(
 # For plain `def` routes, as in SQLModel's tutorial; docs/engine.md shows one. Closed before the response leaves, and
 # never more at once than the pool has connections: a request waits outside the thread pool, where it blocks nobody.
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
-
-
-def document_machine_tokens(schema: dict[str, Any]) -> None:
-    """Say in the OpenAPI document that wherever a login is asked for, a machine token will do."""
-    schema["components"]["securitySchemes"]["MachineToken"] = MACHINE_TOKEN
-    for operations in schema["paths"].values():
-        for operation in operations.values():
-            if "security" in operation:
-                operation["security"] = [{"Login": []}, {"MachineToken": []}]

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 from app import pages
-from app.deps import document_machine_tokens, require_writable
+from app.deps import require_writable
 from app.engine import logs
 from app.engine.database import connect
 from app.engine.hashing import Hasher
@@ -55,7 +55,6 @@ class Cadre(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()  # which keeps it
-        document_machine_tokens(schema)
         document_lists(self, schema)
         document(schema)
         return schema

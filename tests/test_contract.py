@@ -123,6 +123,27 @@ def test_a_deleted_row_is_gone(world: World, kind: Kind, owner: Person):
     assert row["id"] not in [each["id"] for each in world.ask(owner, "GET", kind.path).json()]
 
 
+def test_what_was_read_already_is_not_sent_again(world: World, kind: Kind, owner: Person):
+    row = world.row(kind)
+    tag = world.ask(owner, "GET", at(kind, row)).headers["ETag"]
+    again = world.ask(owner, "GET", at(kind, row), headers={"If-None-Match": tag})
+    assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+    changed = world.ask(owner, "PATCH", at(kind, row), world.body(kind))
+    later = world.ask(owner, "GET", at(kind, row), headers={"If-None-Match": tag})
+    assert (later.json(), later.headers["ETag"]) == (changed.json(), changed.headers["ETag"])
+
+
+def test_nobody_changes_or_deletes_by_mistake_what_is_newer_than_they_know(world: World, kind: Kind, owner: Person):
+    created = world.ask(owner, "POST", kind.path, world.body(kind))
+    old, address = {"If-Match": created.headers["ETag"]}, at(kind, created.json())
+    changed = world.ask(owner, "PATCH", address, world.body(kind), headers=old)
+    assert changed.status_code == 200
+    for method, body in (("PATCH", world.body(kind)), ("PATCH", {}), ("DELETE", None)):
+        assert (method, world.ask(owner, method, address, body, headers=old).status_code) == (method, 412)
+    assert world.ask(owner, "GET", address).json() == changed.json()
+    assert world.ask(owner, "DELETE", address, headers={"If-Match": changed.headers["ETag"]}).status_code == 204
+
+
 # Who may.
 
 

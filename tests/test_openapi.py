@@ -64,10 +64,12 @@ def test_every_operation_says_what_it_answers(operations: dict[str, dict[str, An
 def test_every_operation_says_how_it_refuses(operations: dict[str, dict[str, Any]]):
     token, special = "POST /api/v1/token", {"403", "409"}
     for address, operation in operations.items():
-        has_body, has_parameters = "requestBody" in operation, bool(operation.get("parameters"))
+        parameters = {parameter["name"] for parameter in operation.get("parameters", ())}
+        has_body, has_parameters = "requestBody" in operation, bool(parameters - {"If-None-Match"})
         told = {"421", "500", "503"} | ({"408", "413", "415"} if has_body else set())
         told |= ({"401"} if operation.get("security") else set()) | ({"404"} if "{" in address else set())
         told |= {"422"} if (has_body or has_parameters) and address != token else set()
+        told |= {"412"} if "If-Match" in parameters else set()
         told |= {"400"} if address == token else set()
         refusals = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
         assert (address, refusals.keys() - special) == (address, told)
@@ -77,12 +79,27 @@ def test_every_operation_says_how_it_refuses(operations: dict[str, dict[str, Any
 
 
 def test_what_an_answer_tells_in_a_header_is_told_in_the_document(operations: dict[str, dict[str, Any]]):
-    told = {"201": "Location", "401": "WWW-Authenticate", "503": "Retry-After"}
+    told = {"201": ["Location"], "401": ["WWW-Authenticate"], "503": ["Retry-After"]}
+    rows = {f"#/components/schemas/{name}" for name in ("ItemRead", "UserRead", "UserWithItems")}
     for address, operation in operations.items():
+        answers = operation["responses"]
+        contents = [answer.get("content", {}).get("application/json", {}) for answer in answers.values()]
+        is_row = any(content.get("schema", {}).get("$ref") in rows for content in contents)
         is_list = any(parameter["name"] == "cursor" for parameter in operation.get("parameters", ()))
-        for status, answer in operation["responses"].items():
-            expected = ["Link", "X-Total-Count"] if is_list and status == "200" else [*filter(None, [told.get(status)])]
+        for status, answer in answers.items():
+            expected = told.get(status, []) + (["ETag"] if is_row and status in ("200", "201", "304") else [])
+            expected += ["Link", "X-Total-Count"] if is_list and status == "200" else []
             assert (address, status, [*answer.get("headers", ())]) == (address, status, expected)
+
+
+def test_who_can_get_a_row_can_say_that_they_have_it_and_who_changes_one_which(operations: dict[str, dict[str, Any]]):
+    def taking(header: str) -> set[str]:
+        return {a for a, of in operations.items() if any(p["name"] == header for p in of.get("parameters", ()))}
+
+    items, me, user = "/api/v1/items/{item_id}", "/api/v1/users/me", "/api/v1/users/{user_id}"
+    assert taking("If-None-Match") >= {f"GET {items}", f"GET {me}", f"GET {user}"}
+    assert taking("If-None-Match") == {address for address, of in operations.items() if "304" in of["responses"]}
+    assert taking("If-Match") >= {f"PATCH {items}", f"DELETE {items}", f"PATCH {me}"}
 
 
 def test_the_document_is_the_same_however_often_it_is_asked_for():

@@ -3,27 +3,62 @@
 from typing import Any
 
 from app.errors import Refusal, phrase
+from app.models.base import Row
 
 PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
 ALWAYS = {421, 500, 503}  # 421: for a Host that HOSTS does not name
 FOR_A_BODY = {408, 413, 415}
+MACHINE_TOKEN = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "X-Token",
+    "description": "For programs: `python3 -m app token`.",
+}
 HEADERS = {
     201: ("Location", "string", "Where it can be read from now on."),
     401: ("WWW-Authenticate", "string", "How to say who you are (RFC 6750)."),
     503: ("Retry-After", "integer", "Try again after so many seconds."),
 }
+ETAG = ("ETag", "string", "Of this version of the row: for `If-Match` and `If-None-Match`.")
+IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "The `ETag` of what you have. If it is still the same, it is not sent again: 304.",
+    "schema": {"type": "string", "title": "If-None-Match"},
+}
 
 
 def document(schema: dict[str, Any]) -> None:
-    """Complete the answers of every operation in the OpenAPI document: statuses, media types and headers.
+    """Complete every operation in the OpenAPI document: what it answers, with which headers, and to which tokens.
 
     Once more changes nothing: FastAPI keeps the document, and hands out the same.
     """
+    schema["components"]["securitySchemes"]["MachineToken"] = MACHINE_TOKEN
+    rows = _rows(schema["components"]["schemas"])
     for path, operations in schema["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             declared = {int(status): answer for status, answer in operation["responses"].items()}
+            gives_row = any(_holds(answer, rows) for answer in declared.values())
             statuses = (declared.keys() | _possible(path, operation)) - _impossible(operation, declared)
-            operation["responses"] = {str(status): _answer(status, declared.get(status)) for status in sorted(statuses)}
+            if gives_row and method == "get":
+                statuses.add(304)
+                _take(operation, IF_NONE_MATCH)
+            operation["responses"] = {
+                str(status): _answer(status, declared.get(status), gives_row=gives_row) for status in sorted(statuses)
+            }
+            if "security" in operation:  # wherever a login is asked for, a machine token will do
+                operation["security"] = [{"Login": []}, {"MachineToken": []}]
+
+
+def _rows(models: dict[str, Any]) -> set[str]:
+    """What answers call the models that are a Row."""
+    own = Row.model_fields.keys()
+    return {f"#/components/schemas/{name}" for name, of in models.items() if own <= of.get("properties", {}).keys()}
+
+
+def _holds(answer: dict[str, Any], models: set[str]) -> bool:
+    return any(content.get("schema", {}).get("$ref") in models for content in answer.get("content", {}).values())
 
 
 def _possible(path: str, operation: dict[str, Any]) -> set[int]:
@@ -32,6 +67,7 @@ def _possible(path: str, operation: dict[str, Any]) -> set[int]:
         | (FOR_A_BODY if "requestBody" in operation else set())
         | ({401} if "security" in operation else set())
         | ({404} if "{" in path else set())
+        | ({412} if any(parameter["name"] == "If-Match" for parameter in operation.get("parameters", ())) else set())
     )
 
 
@@ -42,12 +78,25 @@ def _impossible(operation: dict[str, Any], declared: dict[int, Any]) -> set[int]
     return {422} if has_own_words or not reads else set()
 
 
-def _answer(status: int, declared: dict[str, Any] | None) -> dict[str, Any]:
-    answer = declared or {"description": phrase(status), "content": {"application/json": PROBLEM}}
+def _take(operation: dict[str, Any], parameter: dict[str, Any]) -> None:
+    parameters = operation.setdefault("parameters", [])
+    if parameter not in parameters:
+        parameters.append(parameter)
+
+
+def _answer(status: int, declared: dict[str, Any] | None, *, gives_row: bool) -> dict[str, Any]:
+    answer = declared or {"description": phrase(status)}
+    if not declared and status >= 400:
+        answer["content"] = {"application/json": PROBLEM}
     # FastAPI knows one media type for all the answers of a route.
     if answer.get("content") == {"application/json": PROBLEM}:
         answer["content"] = {Refusal.media_type: PROBLEM}
-    if status in HEADERS:
-        name, kind, description = HEADERS[status]
-        answer["headers"] = {name: {"description": description, "required": True, "schema": {"type": kind}}}
+    headers = [HEADERS[status]] if status in HEADERS else []
+    if gives_row and status in (200, 201, 304):
+        headers.append(ETAG)
+    if headers:
+        answer["headers"] = {
+            name: {"description": description, "required": True, "schema": {"type": kind}}
+            for name, kind, description in headers
+        }
     return answer

@@ -47,8 +47,10 @@ def _explain_sqlite(error: sqlite3.Error) -> Refusal | None:
         return taken(re.findall(r"\.(\w+)", message))
     if code == sqlite3.SQLITE_CONSTRAINT_CHECK:
         return broken_rule(message.rpartition(": ")[2])
-    # ON DELETE RESTRICT is kept by a trigger of SQLite's own, and told as one.
-    if code in (sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY, sqlite3.SQLITE_CONSTRAINT_TRIGGER):
+    # ON DELETE RESTRICT is a trigger to SQLite; what a trigger of a team's own says is not for us to explain.
+    if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY or (
+        code == sqlite3.SQLITE_CONSTRAINT_TRIGGER and message == "FOREIGN KEY constraint failed"
+    ):
         return dangling()
     if code == sqlite3.SQLITE_TOOBIG:
         return Invalid(UNFIT)
@@ -67,7 +69,7 @@ def _explain_postgres(error: Exception) -> Refusal | None:
             return taken(_columns_of(name))
         case "23514", _:
             return broken_rule(name)
-        case (("23001" | "23503"), _):  # 23001: ON DELETE RESTRICT, from PostgreSQL 18 on
+        case ("23503" | "23001", _):  # 23001: ON DELETE RESTRICT, from PostgreSQL 18 on
             return dangling()
         case "22003", _:
             return Invalid(OUT_OF_RANGE)

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 
 from app.crud import verbs
-from app.deps import Caller, Query, RowId, created, query_of
+from app.deps import Caller, IfMatch, Query, RowId, created, query_of
 from app.errors import documented
 from app.models.item import Item, ItemCreate, ItemRead, ItemUpdate
 
@@ -33,12 +33,12 @@ async def read_item(caller: Caller, item_id: RowId) -> ItemRead:
 
 
 @router.patch("/{item_id}", responses=documented(409))
-async def update_item(caller: Caller, item_id: RowId, changes: ItemUpdate) -> ItemRead:
+async def update_item(caller: Caller, item_id: RowId, changes: ItemUpdate, version: IfMatch) -> ItemRead:
     """Change what you send, and nothing else."""
-    return await items.update(caller, item_id, changes)
+    return await items.update(caller, item_id, changes, version=version)
 
 
-@router.delete("/{item_id}", status_code=204)
-async def delete_item(caller: Caller, item_id: RowId) -> None:
+@router.delete("/{item_id}", status_code=204, responses=documented(409))
+async def delete_item(caller: Caller, item_id: RowId, version: IfMatch) -> None:
     """Delete an item, for good."""
-    await items.delete(caller, item_id)
+    await items.delete(caller, item_id, version=version)

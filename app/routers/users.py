@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
-from app.deps import Application, Caller, Hasher, Query, RowId, Settings, created, query_of, require_superuser
+from app.deps import Application, Caller, Hasher, IfMatch, Query, RowId, Settings, created, query_of, require_superuser
 from app.errors import Forbidden, documented
 from app.models import Item, ItemCreate, ItemRead, PasswordChange, User, UserCreate, UserRead, UserUpdate, UserWithItems
 
@@ -37,9 +37,9 @@ async def read_me(caller: Caller) -> UserRead:
 
 
 @router.patch("/me", responses=documented(403, 409))
-async def update_me(caller: Caller, hasher: Hasher, changes: UserUpdate) -> UserRead:
+async def update_me(caller: Caller, hasher: Hasher, changes: UserUpdate, version: IfMatch) -> UserRead:
     """Change what you send, and nothing else. A new e-mail takes the current password."""
-    return await accounts.update_account(caller, hasher, changes)
+    return await accounts.update_account(caller, hasher, changes, version=version)
 
 
 @router.patch("/me/password", status_code=204, responses=documented(403))

@@ -17,7 +17,7 @@ from starlette._utils import get_route_path
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.engine.http import bodies
+from app.engine.http import bodies, etags
 from app.errors import Misdirected, Unavailable
 
 PLAIN = re.compile(r"(/(\{\w+\}|[^{}/]*))+")  # every parameter is a whole segment, and none is a `{name:path}`
@@ -155,6 +155,8 @@ def install(app: FastAPI, limits: Limits = DEFAULT) -> None:
 def _leaf(context: RouteContext, answer: ASGIApp) -> Leaf:
     field = getattr(context, "body_field", None)
     takes_json = field is not None and type(field.field_info) is Body
+    if etags.is_row(getattr(context, "response_model", None)):
+        answer = etags.Tagged(answer)
     return Leaf(answer, context, takes_json=takes_json, max_body_size=getattr(context, "max_body_size", None))
 
 
