@@ -49,10 +49,10 @@ KNOWN = {
     "PATCH /api/v1/users/me": {"body.current_password": "passwords"},
     "PATCH /api/v1/users/me/password": {"body.current_password": "passwords"},
 }
-APP = create_app(Settings())
-KINDS = kinds(APP)
 # 412: valid, but not for the version that the row has by now.
 FOR_VALID = ["2xx", "3xx", "401", "403", "404", "409", "412", "429", "5xx"]
+APP = create_app(Settings())
+KINDS = kinds(APP)
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 
 
@@ -168,7 +168,7 @@ def schema_for(running: Running, person: str, folder: Path, examples: int, *, ra
             "include-name": operation,
             "parameters": {name: {"dictionary": words, "probability": 0.7} for name, words in of.items()},
         }
-        for operation, of in known_of(document).items()
+        for operation, of in known_in(document).items()
     ]
     config = {
         "base-url": f"http://127.0.0.1:{running.port}",
@@ -193,21 +193,23 @@ def schema_for(running: Running, person: str, folder: Path, examples: int, *, ra
     return schema
 
 
-def known_of(document: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """By operation: the words for each of its parameters and fields, where a guess would not do."""
-    found = {}
+def known_in(document: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """By operation: which words it may be given, as where the id of a row is asked for, or its version."""
+    found = dict(KNOWN)
     for path, of in document["paths"].items():
         for verb, operation in of.items():
             asked = {f"{each['in']}.{each['name']}": each["schema"] for each in operation.get("parameters", ())}
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 body = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
                 asked |= {f"body.{name}": schema for name, schema in body["properties"].items()}
-            words = KNOWN.get(f"{verb.upper()} {path}", {})
-            words |= {"header.If-Match": "versions"} if "header.If-Match" in asked else {}
-            # Of a row, in a query or a body. OAuth2's client_id is a text, and what is in a path schemathesis has seen.
-            ids = [where for where, schema in asked.items() if where.endswith("_id") and "integer" in str(schema)]
-            words |= {where: "ids" for where in ids if not where.startswith("path.")}
-            found |= {f"{verb.upper()} {path}": words} if words else {}
+            ids = {
+                where: "ids"
+                for where, schema in asked.items()
+                if where.endswith("_id") and not where.startswith("path.") and "integer" in str(schema)
+            }
+            versions = {"header.If-Match": "versions"} if "header.If-Match" in asked else {}
+            label = f"{verb.upper()} {path}"
+            found |= {label: {**found.get(label, {}), **ids, **versions}} if ids or versions else {}
     return found
 
 
