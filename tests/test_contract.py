@@ -27,7 +27,8 @@ TABLES = sorted(entity.__table__.name for entity in Entity.__subclasses__())
 def world(migrated: str) -> Iterator[World]:
     """One for all of these: what they make never collides, and they look at nothing else."""
     with emptied(migrated) as url, all_tables(url):
-        app = app_with_all(Settings(database_url=url, environment="test", bcrypt_rounds=4))
+        settings = Settings(database_url=url, environment="test", bcrypt_rounds=4, log_requests=False)
+        app = app_with_all(settings)
         with TestClient(app, follow_redirects=False) as client:
             yield World(client)
 
