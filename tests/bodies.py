@@ -27,7 +27,7 @@ WRONG: dict[Any, list[Any]] = {
     str: [5, ["x"], "\x00", "a\x1bb"],
     EmailStr: [5, "x", "x@"],
     bool: ["perhaps", 2],
-    int: ["x", 1.5, 2**63, [1]],
+    int: ["x", 1.5, [1]],
     float: ["x", "NaN", "Infinity"],
     Decimal: ["x", "NaN", "Infinity"],
     AwareDatetime: ["x", "2100-01-01T00:00:00", "2100-13-01T00:00:00Z"],

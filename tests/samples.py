@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
 
 from app.crud import verbs
-from app.deps import Caller, Query, RowId, created, query_of
+from app.deps import Caller, IfMatch, Query, RowId, created, query_of
 from app.errors import documented
 from app.models.base import Access, BigId, Closed, Entity, Partial, Row, Text, listed
 from app.models.types import Base64, Instant, Int64, Json, JsonColumn, by_value
@@ -98,12 +98,14 @@ async def read_scratch_sample(caller: Caller, sample_id: RowId) -> SampleRead:
 
 
 @router.patch("/{sample_id}", responses=documented(409))
-async def update_scratch_sample(caller: Caller, sample_id: RowId, changes: SampleUpdate) -> SampleRead:
+async def update_scratch_sample(
+    caller: Caller, sample_id: RowId, changes: SampleUpdate, version: IfMatch
+) -> SampleRead:
     """Change what you send, and nothing else."""
-    return await samples.update(caller, sample_id, changes)
+    return await samples.update(caller, sample_id, changes, version=version)
 
 
 @router.delete("/{sample_id}", status_code=204, responses=documented(409))
-async def delete_scratch_sample(caller: Caller, sample_id: RowId) -> None:
+async def delete_scratch_sample(caller: Caller, sample_id: RowId, version: IfMatch) -> None:
     """Delete a sample, for good."""
-    await samples.delete(caller, sample_id)
+    await samples.delete(caller, sample_id, version=version)
