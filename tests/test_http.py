@@ -152,8 +152,8 @@ def test_latest_answers_like_v1_and_is_not_in_the_schema(ann: Person, root: Pers
     for _, path in api(root.client, "GET"):
         latest = path.replace("/api/v1/", "/api/latest/")
         answers = [root.client.get(path, headers=root.headers), root.client.get(latest, headers=root.headers)]
-        assert answers[0].status_code == 200
-        assert answers[0].content == answers[1].content
+        assert (answers[0].status_code, answers[0].content) == (answers[1].status_code, answers[1].content)
+        assert answers[0].status_code == 200 or is_a_teams_own(path)
         assert root.client.get(latest).status_code == 401
     assert {path[:8] for _, path in api(root.client)} == {"/api/v1/"}
     assert root.client.post("/api/latest/items", json={"title": "Foo"}, headers=root.headers).status_code == 201
@@ -268,12 +268,17 @@ def test_what_is_read_is_private_and_what_is_written_is_stored_nowhere(faulty: T
     assert cache["static"] == ["public, no-cache"]
 
 
+def is_a_teams_own(path: str) -> bool:
+    """Of another entity than those that Cadre comes with, and so without a row here."""
+    return path.split("/")[3] not in ("items", "users", "admin", "token")
+
+
 def test_read_only_refuses_every_write_for_a_while(start: Callable[..., TestClient]):
     client = start(read_only=True)
     root = sign_up(client, "root", is_superuser=True)
     give_items(root, 1)
     writes = [write for write in api(client, "POST", "PATCH", "DELETE", "PUT") if write[1] != "/api/v1/token"]
-    assert len(writes) == 11
+    assert len(writes) >= 11
     for method, path in writes:
         for prefix in ("/api/v1", "/api/latest"):
             response = client.request(
@@ -288,7 +293,8 @@ def test_read_only_lets_everybody_read_and_log_in(start: Callable[..., TestClien
     root = sign_up(client, "root", is_superuser=True)
     give_items(root, 1)
     reads = {path: client.get(path, headers=root.headers).status_code for _, path in api(client, "GET")}
-    assert reads == dict.fromkeys(reads, 200)
+    assert {path: status for path, status in reads.items() if status != 200 and not is_a_teams_own(path)} == {}
+    assert {*reads.values()} <= {200, 404}
     assert ask(client, "HEAD", "/api/v1/items", root.headers)[0] == 200
     for path in ("/api/v1/token", "/api/latest/token", "/token"):
         assert client.post(path, data={"username": "root", "password": PASSWORD}).status_code == 200
