@@ -125,6 +125,6 @@ def get_session(
         yield session
 
 
-# For plain `def` routes, as in SQLModel's tutorial; docs/engine.md shows one. Closed before the response leaves, and
+# For plain `def` routes, as in SQLModel's tutorial; docs/routes.md shows one. Closed before the response leaves, and
 # never more at once than the pool has connections: a request waits outside the thread pool, where it blocks nobody.
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]

@@ -96,6 +96,16 @@ async def test_all_of_a_transaction_is_kept(world: World):
 
 
 @awaited
+async def test_the_application_goes_on_in_a_callers_transaction_and_is_undone_with_it(world: World):
+    with pytest.raises(Missing):
+        async with transaction(world.ann) as tx:
+            row = await bookings.create(tx.as_application(), booking(), owner_id=world.bob.id)
+            assert await bookings.page(tx.as_application()) == [row]
+            await bookings.get(tx, row.id)  # Ann is Ann still
+    assert await bookings.page(world.application) == []
+
+
+@awaited
 async def test_nothing_of_the_first_remains_when_the_second_is_refused(world: World):
     await bookings.create(world.bob, booking(2))
     with pytest.raises(Clash) as refused:

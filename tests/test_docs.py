@@ -1,0 +1,246 @@
+"""docs/ tells the truth: each page's python is run, block after block, and its routes answer in the real app."""
+
+import ast
+import asyncio
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.testclient import TestClient
+from sqlmodel import SQLModel
+
+from app.engine.caller import Caller
+from app.engine.http import dispatch
+from app.engine.queries import unindexed
+from app.errors import Clash, Invalid
+from app.main import create_app
+from app.security import read_access_token
+from app.settings import ROOT, Settings
+from tests.conftest import Person, sign_up
+from tests.scratch import tables
+
+THEIRS = {"invoices", "companies", "projects", "labels", "labelings", "teams", "memberships", "bookings", "expenses"}
+
+pytestmark = pytest.mark.skipif(
+    bool({*THEIRS, "payments"} & set(SQLModel.metadata.tables)), reason="a team's own entities are called the same"
+)
+
+
+class Named(SQLModel):
+    name: str
+
+
+class Page:
+    """A page of docs/: what its python defines, and people who talk to its routes."""
+
+    def __init__(self, name: str, app: FastAPI, client: TestClient) -> None:
+        self.file, self.app, self.client = ROOT / "docs" / f"{name}.md", app, client
+        self.text = self.file.read_text(encoding="utf-8")
+        self.ann, self.bob = sign_up(client, "ann"), sign_up(client, "bob")
+        self.root = sign_up(client, "root", is_superuser=True)
+        self.names: dict[str, Any] = {"__name__": f"docs_{name}", "caller": self.caller(self.ann)}
+
+    def __getattr__(self, name: str) -> Any:
+        return self.names[name]
+
+    def caller(self, person: Person) -> Caller:
+        token = (person.headers or {})["Authorization"].removeprefix("Bearer ")
+        key = self.app.state.settings.secret_key.get_secret_value()
+        return Caller(self.app.state.database, read_access_token(token, key=key))
+
+    def call(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Run `work` where the app runs."""
+        return self.client.portal.call(lambda: work(*arguments, **named))  # type: ignore[union-attr]
+
+    def blocks(self) -> Iterator[str]:
+        """Each block of python, after as many empty lines as there are before it: errors name the page's line."""
+        for found in re.finditer(r"^```python\n(.*?)^```$", self.text, re.M | re.S):
+            yield "\n" * self.text.count("\n", 0, found.start(1)) + found[1]
+
+    def run(self, block: str) -> None:
+        code = compile(block, self.file, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        if code.co_flags & inspect.CO_COROUTINE:
+            self.call(eval, code, self.names)
+        else:
+            exec(code, self.names)  # noqa: S102  # it is ours
+
+    def answer(self) -> None:
+        """Answer its routes from now on."""
+        for router in [each for each in self.names.values() if isinstance(each, APIRouter)]:
+            self.app.include_router(router, prefix="/api/v1")
+        dispatch.install(self.app)
+
+
+@pytest.fixture
+def read(settings: Settings, start: Callable[..., TestClient]) -> Iterator[Callable[[str], Page]]:
+    """Read a page: `page = read("lists")`."""
+    before = set(SQLModel.metadata.tables)
+    with ExitStack() as stack:
+
+        def read_page(name: str) -> Page:
+            app = create_app(settings)
+            page = Page(name, app, start(app))
+            for block in page.blocks():
+                there = set(SQLModel.metadata.tables)
+                page.run(block)
+                new = [table for table in SQLModel.metadata.sorted_tables if table.name not in there]
+                stack.enter_context(tables(settings.database_url, new))
+            page.answer()
+            return page
+
+        yield read_page
+    for name in set(SQLModel.metadata.tables) - before:
+        SQLModel.metadata.remove(SQLModel.metadata.tables[name])
+
+
+def titles(answer: Any, field: str) -> list[Any]:
+    assert answer.status_code == 200, answer.text
+    return [row[field] for row in answer.json()]
+
+
+def refusal(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json()["detail"]
+
+
+def test_what_lists_md_tells_is_so(read: Callable[[str], Page]):
+    page = read("lists")
+    ann, create = page.ann, page.invoices.create
+    for number, note, due in (("A-1", "paint", 24), ("B-1", "PAINT", None), ("A-2", None, 24), ("a-3", "Paint", 26)):
+        row = page.InvoiceBase(number=number, note=note, due=due and date(2026, 12, due), total=Decimal(7))
+        page.call(create, page.caller(ann), row)
+    asked = re.findall(r"`(\?[^`]+)`", page.text)
+    assert len(asked) == 11
+    found = {query: titles(ann.get(f"/invoices{query}"), "number") for query in asked}
+    assert found == {
+        "?due=2026-12-24": ["A-2", "A-1"],
+        "?due__gte=2026-12-01&due__lt=2027-01-01": ["a-3", "A-2", "A-1"],
+        "?number__in=A-1&number__in=A-2": ["A-2", "A-1"],
+        "?number__contains=a-": ["a-3", "A-2", "A-1"],
+        "?due__null=true": ["B-1"],
+        "?q=paint": ["a-3", "B-1", "A-1"],
+        "?sort=-due": ["B-1", "a-3", "A-2", "A-1"],
+        "?sort=id": ["A-1", "B-1", "A-2", "a-3"],
+        "?limit=20&skip=40": [],
+        "?count=true": ["a-3", "A-2", "B-1", "A-1"],
+        "?is_paid=false&due__lt=2026-12-25&q=paint": ["A-1"],
+    }
+    address, *headers = re.findall(r"^(?:GET )?(\S.*)$", page.text.split("```http\n")[1].split("```")[0], re.M)
+    answer = ann.get(address.removeprefix("/api/v1"))
+    assert headers == [f"{name}: {answer.headers[name]}" for name in ("Link", "X-Total-Count")]
+    assert unindexed(page.Invoice) == []
+
+    page.run(next(block for block in page.blocks() if "overdue" in block))
+    assert [[row.number for row in rows] for rows in (page.overdue, page.paint)] == [["A-1", "A-2"], ["B-1"]]
+    assert page.last == 4
+
+
+def test_what_relations_md_tells_is_so(read: Callable[[str], Page]):
+    page = read("relations")
+    ann, bob, caller = page.ann, page.bob, page.caller(page.ann)
+    acme = page.call(page.companies.create, caller, Named(name="Acme"))
+    hall = page.call(page.projects.create, caller, page.ProjectBase(name="Hall", client_id=acme.id))
+    roof = page.call(page.projects.create, caller, page.ProjectBase(name="Roof", client_id=acme.id, part_of_id=1))
+    for name in ("urgent", "dull"):
+        label = page.call(page.labels.create, caller, Named(name=name))
+        pair = page.LabelingBase(project_id=roof.id, label_id=label.id)
+        page.call(page.labelings.create, caller, pair)
+
+    shown = ann.get("/projects").json()
+    assert [(row["name"], row["client"]["name"], [each["name"] for each in row["labels"]]) for row in shown] == [
+        *(("Roof", "Acme", ["dull", "urgent"]), ("Hall", "Acme", []))
+    ]
+    with pytest.raises(Clash, match="taken together"):
+        page.call(page.labelings.create, caller, pair)
+    bobs = page.call(page.projects.create, page.caller(bob), page.ProjectBase(name="Bob's", client_id=acme.id))
+    for part_of_id in (bobs.id, 77):
+        with pytest.raises(Invalid, match=r"^part_of_id is none of the projects that you can see\.$"):
+            page.call(page.projects.update, caller, roof.id, page.ProjectBase.model_construct(part_of_id=part_of_id))
+    with pytest.raises(Invalid) as told:
+        page.call(page.projects.create, caller, page.ProjectBase(name="x", client_id=77))
+    assert str(told.value) in page.text.replace("\n", " ")
+    with pytest.raises(Clash) as told:
+        page.call(page.companies.delete, caller, acme.id)
+    assert str(told.value) in page.text
+
+    assert ann.post(f"/projects/{hall.id}/leader/{bob.id}").json()["leader_id"] == bob.id
+    assert bob.post(f"/projects/{hall.id}/leader/{bob.id}").status_code == 404
+    assert ann.post(f"/projects/{hall.id}/leader/77").status_code == 422
+    # Who sees the leader's project still changes the rest of it, and cannot name them by the verb.
+    assert (
+        page.call(page.projects.update, caller, hall.id, page.ProjectBase.model_construct(name="Old hall")).leader_id
+        == bob.id
+    )
+    page.call(page.projects.delete, caller, hall.id)
+    left = page.call(page.projects.get, caller, roof.id)
+    assert (left.part_of_id, left.version) == (None, 1)
+
+
+def test_what_access_md_tells_is_so(read: Callable[[str], Page]):
+    page = read("access")
+    ann, bob, root = page.ann, page.bob, page.root
+    team = ann.post("/teams", {"name": "Ann's"})
+    assert team.status_code == 201
+    assert [row.user_id for row in page.call(page.memberships.page, page.caller(ann))] == [ann.id]
+    assert page.call(page.teams.page, page.caller(bob)) == []
+    assert bob.post("/memberships", {"team_id": 1, "user_id": bob.id}).status_code == 404
+    assert ann.post("/memberships", {"team_id": 1, "user_id": bob.id}).status_code == 201
+    assert ann.post("/memberships", {"team_id": 1, "user_id": bob.id}).status_code == 409
+    assert [row.name for row in page.call(page.teams.page, page.caller(bob))] == ["Ann's"]
+
+    def book(person: Person, starts: int, ends: int) -> Any:
+        at = {name: f"2026-12-24T{hour:02}:00:00Z" for name, hour in (("starts_at", starts), ("ends_at", ends))}
+        data = page.BookingBase.model_validate({"team_id": 1, "room": "Blue", **at})
+        return page.call(page.bookings.create, page.caller(person), data)
+
+    first = book(ann, 9, 11)
+    with pytest.raises(Clash, match="That room is taken at that time"):
+        book(bob, 10, 12)
+    with pytest.raises(Invalid, match="A booking must end after it starts"):
+        book(bob, 12, 11)
+    assert book(bob, 11, 12).is_confirmed is False
+
+    confirm = f"/bookings/{first.id}/confirm"
+    assert refusal(ann.post(confirm)) == (403, "That is for superusers.")
+    assert root.post(confirm).json()["is_confirmed"] is True
+    for membership in page.call(page.memberships.page, page.caller(bob)):
+        page.call(page.memberships.delete, page.caller(root), membership.id)
+    assert [len(page.call(page.teams.page, page.caller(who))) for who in (ann, bob, root)] == [0, 0, 1]
+
+
+def test_what_routes_md_tells_is_so(read: Callable[[str], Page]):
+    page = read("routes")
+    ann, bob, root = page.ann, page.bob, page.root
+    for person, amount in ((ann, "12.50"), (ann, "30"), (bob, "99")):
+        data = page.ExpenseBase(purpose="Paint", amount=Decimal(amount))
+        page.call(page.expenses.create, page.caller(person), data)
+    assert page.call(race, page) == ["Clash", "ExpenseRead"]
+    assert ann.post("/expenses/1/approve").status_code == 403
+    assert root.post("/expenses/2/approve").json()["is_approved"] is True
+    assert refusal(root.post("/expenses/2/approve")) == (409, "That expense is approved already.")
+    stale = root.client.post("/api/v1/expenses/1/approve", headers={**root.headers, "If-Match": '"0-0"'})
+    assert stale.status_code == 412
+    # The payment of what was refused is undone.
+    assert [row.expense_id for row in page.call(page.payments.page, page.caller(root))] == [2, 3]
+
+    assert titles(ann.get("/expenses/open?limit=1&sort=id"), "id") == [1]
+    assert ann.get("/expenses/open?colour=red").status_code == 422
+    assert ann.get("/expenses/largest").json()["id"] == 2
+    assert root.get("/expenses/largest").status_code == 404
+    assert root.get("/expenses/counts").json() == {"approved": 2, "open": 1}
+
+    page.names["get_settings"] = lambda: page.app.state.settings
+    page.call(page.approve_small_ones)
+    assert titles(ann.get("/expenses/open"), "id") == []
+    assert root.get("/expenses/counts").json() == {"approved": 3}
+
+
+async def race(page: Page) -> list[str]:
+    """What became of two who approve one expense at once."""
+    both = [page.approve(page.caller(page.root), 3, None) for _ in range(2)]
+    return sorted(type(result).__name__ for result in await asyncio.gather(*both, return_exceptions=True))
