@@ -31,8 +31,11 @@ class Expressions:
         return rows.order_by(*order(self.table, shape.sort)).limit(LIMIT).offset(SKIP)
 
     def count(self, role: str, shape: Shape) -> ClauseElement:
-        rows: Select[Any] = select(func.count()).select_from(self.table)
-        return rows.where(*self._visible(role), *conditions(self.entity, shape))
+        """How many; no row at all if the caller is not who the token says, as of every other verb."""
+        seen = visibility.seen(self.entity, self.table, role)
+        counted = select(func.count()).select_from(self.table).where(*seen, *conditions(self.entity, shape))
+        total: Select[Any] = select(counted.scalar_subquery()).where(*self._holds(role))
+        return total
 
     def get(self, role: str) -> ClauseElement:
         row: Select[Any] = select(*self.columns).where(self._is_row(), *self._visible(role))
