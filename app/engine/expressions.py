@@ -20,6 +20,8 @@ class Expressions:
 
     def __init__(self, entity: type[Entity], read: type[SQLModel], standing: Standing) -> None:
         self.entity, self.table, self._standing = entity, entity.__table__, standing
+        if entity.__access__ is Access.TEAM and self.table.c[entity.__team__].nullable:
+            raise TypeError(f"{self.table.name}.{entity.__team__} must not be optional: a row of no team is nobody's.")
         self.columns = [self.table.c[name] for name in read.model_fields]
         # The column that says whose a new row is; an account is nobody's but its own.
         self.owner = entity.__owner__ if entity.__owner__ in self.table.c and entity.__owner__ != "id" else None
@@ -60,9 +62,7 @@ class Expressions:
 
     def update(self, role: str, refers: tuple[str, ...], checked: bool, *names: str) -> ClauseElement:
         rows = update(self.table).where(self._is_row(), *self._visible(role), *self._unchanged(checked))
-        if self.entity.__access__ is Access.TEAM and role == "user" and self.entity.__team__ in names:
-            rows = rows.where(visibility.is_member(self.entity, self._new(self.entity.__team__)))
-        rows = rows.where(*self._refer(role, refers))
+        rows = rows.where(*self._joins(role, names), *self._refer(role, refers))
         return rows.values({name: self._new(name) for name in names}).returning(*self.columns)
 
     def delete(self, role: str, checked: bool) -> ClauseElement:
@@ -70,8 +70,8 @@ class Expressions:
         return rows.returning(self.table.c.id)
 
     def refers(self, role: str, name: str) -> ClauseElement:
-        """Whether what `name` shall refer to is there, for this caller."""
-        row: Select[Any] = select(self._new(name)).where(*self._refer(role, (name,)))
+        """Whether what `name` shall refer to is there, for this caller; a row's team, whether they are in it."""
+        row: Select[Any] = select(self._new(name)).where(*self._joins(role, (name,)), *self._refer(role, (name,)))
         return row
 
     def _visible(self, role: str) -> list[ColumnElement[bool]]:
@@ -84,7 +84,7 @@ class Expressions:
             return [*self._holds(role), self._new(self.owner) == ME] if self.owner else [visibility.NOTHING]
         if role == "user" and access is Access.TEAM:
             # A new team has no members yet: see docs/access.md for who becomes the first.
-            return self._holds(role) + ([] if team == "id" else [visibility.is_member(self.entity, self._new(team))])
+            return self._holds(role) + ([] if team == "id" else self._joins(role, (team,)))
         return self._visible(role)
 
     def _holds(self, role: str) -> list[ColumnElement[bool]]:
@@ -94,6 +94,12 @@ class Expressions:
         return [visibility.refers_to_seen(self.table.c[name], self._new(name), role) for name in refers]
 
     def _is_row(self) -> ColumnElement[bool]:
+    def _joins(self, role: str, names: tuple[str, ...]) -> list[ColumnElement[bool]]:
+        """A row goes only into a team that its caller is in, also where everyone sees the teams."""
+        team = self.entity.__team__
+        joins = role == "user" and self.entity.__access__ is Access.TEAM and team in names
+        return [visibility.is_member(self.entity, self._new(team))] if joins else []
+
         return self.table.c.id == bindparam("row_id", type_=self.table.c.id.type)
 
     def _unchanged(self, checked: bool) -> list[ColumnElement[bool]]:

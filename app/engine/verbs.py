@@ -137,7 +137,7 @@ class Verbs(Generic[Read]):
         """Gone. Raises Missing, Stale if a `version` is given and the row has another by now, Clash if it is in use."""
         values: dict[str, object] = {"row_id": row_id, "seen_version": version}
         try:
-            rows = await self._run(caller, "delete", (version is not None,), values)
+            rows = await self._write(caller, "delete", (version is not None,), values)
         except Dangling:
             raise Clash(f"It is still in use{self._users()}.") from None
         if not rows:
@@ -157,8 +157,9 @@ class Verbs(Generic[Read]):
         return rows
 
     async def _write(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
-        # Which references are not empty, and so must be of rows that are there.
-        refers = tuple(name for name in self._say.references if values.get(f"new_{name}") is not None)
+        if verb != "delete":
+            # Which references are not empty, and so must be of rows that are there.
+            shape = (tuple(name for name in self._say.references if values.get(f"new_{name}") is not None), *shape)
         if self._conflicts is None:
             return await self._run(caller, verb, (refers, *shape), values)
         return await self._write_checked(self._conflicts, caller, verb, (refers, *shape), values)
@@ -169,8 +170,9 @@ class Verbs(Generic[Read]):
     ) -> list[Row]:
         async with caller.db.transaction() as db:
             await rules.hold_off_others(db)
+            # Before a deletion too: two that deleted, and go on to create, would wait for each other.
             rows = await self._run(replace(caller, db=db), verb, shape, values)
-            if rows:
+            if rows and verb != "delete":
                 await rules.check(db, rows[0][self._say.columns.index(self._table.c.id)])
             return rows
 
