@@ -325,3 +325,10 @@ async def test_the_total_counts_for_whom_a_role_was_given_or_taken_since_they_lo
         query.on_answer(lambda *said: heard.append(said))
         await projects.page(caller, query)
     assert heard == [(None, 5), (None, 0)]
+
+
+@pytest.mark.parametrize("sort", ["due", "-due", "starts_at", "title", "-id"])
+@pytest.mark.parametrize("place", ["value", "null"])
+def test_what_comes_after_a_cursor_is_a_stretch_of_an_index_or_two_and_no_choice(sort: str, place: str):
+    page = Expressions(Project, ProjectRead, standing).page("user", Shape((), sort, place))
+    assert " OR " not in Compiled(page, DIALECT).sql

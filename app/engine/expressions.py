@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, union_all
 from sqlalchemy.sql import ClauseElement
 from sqlmodel import SQLModel, delete, insert, select, update
 
 from app.engine import visibility
 from app.engine.caller import ME, Standing
-from app.engine.filters import conditions, order
+from app.engine.filters import beyond, conditions, order
 from app.engine.queries import Shape
 from app.models.base import Access, Entity
 
@@ -29,8 +29,15 @@ class Expressions:
         self.references = frozenset(c.name for c in self.table.c if c.foreign_keys and c.name != self.owner)
 
     def page(self, role: str, shape: Shape) -> ClauseElement:
-        rows: Select[Any] = select(*self.columns).where(*self._visible(role), *conditions(self.entity, shape))
-        return rows.order_by(*order(self.table, shape.sort)).limit(LIMIT).offset(SKIP)
+        met, stretches = [*self._visible(role), *conditions(self.entity, shape)], beyond(self.table, shape)
+        rows: Any = self.table
+        if len(stretches) > 1:
+            # Each from an index of its own, and no more of it than the page.
+            found: Any = (select(rows).where(*met, each).order_by(*order(rows, shape.sort)) for each in stretches)
+            rows = union_all(*(select(each.limit(LIMIT + SKIP).subquery()) for each in found)).subquery()
+            met, stretches = [], []
+        page: Select[Any] = select(*(rows.c[each.name] for each in self.columns)).where(*met, *stretches)
+        return page.order_by(*order(rows, shape.sort)).limit(LIMIT).offset(SKIP)
 
     def count(self, role: str, shape: Shape) -> ClauseElement:
         """How many; no row at all if the caller is not who the token says, as of every other verb."""
@@ -87,6 +94,12 @@ class Expressions:
             return self._holds(role) + ([] if team == "id" else self._joins(role, (team,)))
         return self._visible(role)
 
+    def _joins(self, role: str, names: tuple[str, ...]) -> list[ColumnElement[bool]]:
+        """A row goes only into a team that its caller is in, also where everyone sees the teams."""
+        team = self.entity.__team__
+        joins = role == "user" and self.entity.__access__ is Access.TEAM and team in names
+        return [visibility.is_member(self.entity, self._new(team))] if joins else []
+
     def _holds(self, role: str) -> list[ColumnElement[bool]]:
         return [] if role == "application" else [self._standing.holds]
 
@@ -94,12 +107,6 @@ class Expressions:
         return [visibility.refers_to_seen(self.table.c[name], self._new(name), role) for name in refers]
 
     def _is_row(self) -> ColumnElement[bool]:
-    def _joins(self, role: str, names: tuple[str, ...]) -> list[ColumnElement[bool]]:
-        """A row goes only into a team that its caller is in, also where everyone sees the teams."""
-        team = self.entity.__team__
-        joins = role == "user" and self.entity.__access__ is Access.TEAM and team in names
-        return [visibility.is_member(self.entity, self._new(team))] if joins else []
-
         return self.table.c.id == bindparam("row_id", type_=self.table.c.id.type)
 
     def _unchanged(self, checked: bool) -> list[ColumnElement[bool]]:
