@@ -327,6 +327,41 @@ async def test_the_total_counts_for_whom_a_role_was_given_or_taken_since_they_lo
     assert heard == [(None, 5), (None, 0)]
 
 
+class SpotBase(SQLModel):
+    place: Line = Field(max_length=20, index=True, sa_column_kwargs=listed("filter"))
+    rank: int | None = Field(default=None, index=True, sa_column_kwargs=listed("filter", "sort"))
+
+
+class SpotCreate(Closed, SpotBase):
+    pass
+
+
+class SpotRead(SpotBase, Row):
+    pass
+
+
+class Spot(Entity, SpotRead, table=True):
+    __tablename__ = "scratch_spots"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+    __access__ = Access.SHARED
+
+
+@awaited
+async def test_a_filter_by_a_column_named_as_a_parameter_of_ours_goes_on_after_a_cursor(world: World):
+    with tables(world.url, [Spot.__table__]):
+        spots = verbs(Spot, SpotRead)
+        for number in range(6):
+            await spots.create(world.ann, SpotCreate(place="here" if number % 2 else "there", rank=number))
+        heard: list[Any] = []
+        query = query_class(Spot)(place="here", sort="rank", limit=1)
+        query.on_answer(lambda *said: heard.append(said))
+        assert [row.rank for row in await spots.page(world.ann, query)] == [1]
+        rest = await spots.page(world.ann, place="here", sort="rank", cursor=heard[0][0])
+        assert [row.rank for row in rest] == [3, 5]
+        # By ids, however many.
+        assert len(await spots.by_ids(world.ann, range(-70_000, 5))) == 4
+
+
 @pytest.mark.parametrize("sort", ["due", "-due", "starts_at", "title", "-id"])
 @pytest.mark.parametrize("place", ["value", "null"])
 def test_what_comes_after_a_cursor_is_a_stretch_of_an_index_or_two_and_no_choice(sort: str, place: str):

@@ -45,11 +45,11 @@ def shaped(entity: type[Entity], given: dict[str, Any]) -> tuple[Shape, dict[str
         if how == "in":
             value = padded(value)
             size = len(value)
-            values |= {f"{key}_{number}": each for number, each in enumerate(value)}
+            values |= {f"by_{key}_{number}": each for number, each in enumerate(value)}
         elif how == "null":
             size = int(value)
         elif value is not None:
-            values[key] = pattern(value) if how == "contains" else value
+            values[f"by_{key}"] = pattern(value) if how == "contains" else value
         filters.append(Filter(column, how, size))
     place = ""
     if cursor:
@@ -94,15 +94,16 @@ def order(rows: FromClause, sort: str) -> list[ColumnElement[Any]]:
 
 
 def _condition(column: ColumnElement[Any], name: str, how: str, size: int) -> ColumnElement[bool]:
-    value = bindparam(f"{name}__{how}" if how else name, type_=column.type)
+    # Named so that no column's is another parameter's: many a thing has a place.
+    value = bindparam(f"by_{name}__{how}" if how else f"by_{name}", type_=column.type)
     match how:
         case "in":
-            members = [bindparam(f"{name}__in_{number}", type_=column.type) for number in range(size)]
+            members = [bindparam(f"by_{name}__in_{number}", type_=column.type) for number in range(size)]
             return column.in_(members) if members else false()
         case "null":
             return column.is_(None) if size else column.is_not(None)
         case "contains":
-            return _contains(column, f"{name}__contains")
+            return _contains(column, f"by_{name}__contains")
         case "gt":
             return column > value
         case "gte":
