@@ -367,3 +367,11 @@ async def test_a_filter_by_a_column_named_as_a_parameter_of_ours_goes_on_after_a
 def test_what_comes_after_a_cursor_is_a_stretch_of_an_index_or_two_and_no_choice(sort: str, place: str):
     page = Expressions(Project, ProjectRead, standing).page("user", Shape((), sort, place))
     assert " OR " not in Compiled(page, DIALECT).sql
+
+
+@pytest.mark.parametrize("title", ["ΟΔΟΣΑ", "οδοσα", "İstanbul"])
+@awaited
+async def test_a_search_knows_letters_of_which_there_are_two_small_ones(world: World, title: str):
+    await projects.create(world.ann, ProjectCreate(title=title))
+    for text in (title[:4], title[:4].upper(), title[:4].replace("İ", "i")):
+        assert await projects.page(world.ann, q=text), text
