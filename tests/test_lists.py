@@ -12,14 +12,17 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
-from app.crud import verbs
+from app.crud import standing, users, verbs
 from app.deps import Caller, Query, query_of
+from app.engine.expressions import Expressions
 from app.engine.http import dispatch
-from app.engine.queries import query_class, unindexed
+from app.engine.queries import Shape, query_class, unindexed
+from app.engine.sqlite import DIALECT
+from app.engine.statement import Compiled
 from app.errors import Invalid
 from app.main import create_app
 from app.models import Item, User
-from app.models.base import BigId, Entity, Row, Text, listed
+from app.models.base import Access, BigId, Closed, Entity, Line, Row, Text, listed
 from app.models.types import Json, JsonColumn
 from app.settings import Settings
 from tests.conftest import Person, sign_up
@@ -247,6 +250,10 @@ def secret() -> type[Entity]:
         ("words", Text, {"max_length": 501, "sa_column_kwargs": listed("sort")}, "needs a max_length of 500 or less"),
         ("number", int, {"sa_column_kwargs": listed("search")}, "is no text to search"),
         ("any_", Json, {"sa_type": JsonColumn, "sa_column_kwargs": listed("filter")}, "has a type that lists cannot"),
+        ("limit", int, {"sa_column_kwargs": listed("filter")}, "has a name that lists need"),
+        ("asked", int, {"sa_column_kwargs": listed("filter")}, "has a name that lists need"),
+        ("q", Text, {"max_length": 9, "sa_column_kwargs": listed("search")}, "has a name that lists need"),
+        ("price", Decimal, {"sa_column_kwargs": listed("sort")}, "needs max_digits and decimal_places"),
     ],
 )
 def test_what_a_list_cannot_do_is_told_at_the_start(name: str, kind: Any, more: dict[str, Any], problem: str):
@@ -307,3 +314,66 @@ async def test_lists_of_whatever_filters_keep_a_bounded_number_of_statements(wor
         await mine.page(world.ann, id__in=range(size))
     assert mine._statement.cache_info().currsize == 8  # for 0, 1, 2, 4, ... 64
     assert mine._statement.cache_info().maxsize == 256
+
+
+@awaited
+async def test_the_total_counts_for_whom_a_role_was_given_or_taken_since_they_logged_in(world: World):
+    for title in ROWS:
+        await projects.create(world.ann, ProjectCreate(title=title))
+    heard: list[Any] = []
+    for caller, is_superuser in ((world.ann, True), (world.root, False)):
+        await users.update(world.application, caller.id, is_superuser=is_superuser)
+        query = query_class(Project)(count=True)
+        query.on_answer(lambda *said: heard.append(said))
+        await projects.page(caller, query)
+    assert heard == [(None, 5), (None, 0)]
+
+
+class SpotBase(SQLModel):
+    place: Line = Field(max_length=20, index=True, sa_column_kwargs=listed("filter"))
+    rank: int | None = Field(default=None, index=True, sa_column_kwargs=listed("filter", "sort"))
+
+
+class SpotCreate(Closed, SpotBase):
+    pass
+
+
+class SpotRead(SpotBase, Row):
+    pass
+
+
+class Spot(Entity, SpotRead, table=True):
+    __tablename__ = "scratch_spots"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+    __access__ = Access.SHARED
+
+
+@awaited
+async def test_a_filter_by_a_column_named_as_a_parameter_of_ours_goes_on_after_a_cursor(world: World):
+    with tables(world.url, [Spot.__table__]):
+        spots = verbs(Spot, SpotRead)
+        for number in range(6):
+            await spots.create(world.ann, SpotCreate(place="here" if number % 2 else "there", rank=number))
+        heard: list[Any] = []
+        query = query_class(Spot)(place="here", sort="rank", limit=1)
+        query.on_answer(lambda *said: heard.append(said))
+        assert [row.rank for row in await spots.page(world.ann, query)] == [1]
+        rest = await spots.page(world.ann, place="here", sort="rank", cursor=heard[0][0])
+        assert [row.rank for row in rest] == [3, 5]
+        # By ids, however many.
+        assert len(await spots.by_ids(world.ann, range(-70_000, 5))) == 4
+
+
+@pytest.mark.parametrize("sort", ["due", "-due", "starts_at", "title", "-id"])
+@pytest.mark.parametrize("place", ["value", "null"])
+def test_what_comes_after_a_cursor_is_a_stretch_of_an_index_or_two_and_no_choice(sort: str, place: str):
+    page = Expressions(Project, ProjectRead, standing).page("user", Shape((), sort, place))
+    assert " OR " not in Compiled(page, DIALECT).sql
+
+
+@pytest.mark.parametrize("title", ["ΟΔΟΣΑ", "οδοσα", "İstanbul"])
+@awaited
+async def test_a_search_knows_letters_of_which_there_are_two_small_ones(world: World, title: str):
+    await projects.create(world.ann, ProjectCreate(title=title))
+    for text in (title[:4], title[:4].upper(), title[:4].replace("İ", "i")):
+        assert await projects.page(world.ann, q=text), text
