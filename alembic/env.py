@@ -1,6 +1,8 @@
 """What Alembic runs for every command: the metadata of the models, and the database of the settings."""
 
 from alembic.autogenerate.api import AutogenContext
+from alembic.operations.ops import MigrationScript
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Enum
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString
@@ -29,12 +31,21 @@ def render_item(kind: str, item: object, autogen: AutogenContext) -> str | bool:
     return False
 
 
+def number(_context: object, _revision: object, directives: list[MigrationScript]) -> None:
+    """Call the next migration by the next number. Two of one number, as after a merge, make the tests fail."""
+    known = ScriptDirectory.from_config(context.config).walk_revisions()
+    newest = max((int(script.revision) for script in known if script.revision.isdecimal()), default=0)
+    for script in directives:
+        script.rev_id = f"{newest + 1:04}"
+
+
 def run(connection: Connection | None) -> None:
     context.configure(
         connection=connection,
         url=None if connection else get_settings().database_url,
         target_metadata=SQLModel.metadata,
         render_item=render_item,
+        process_revision_directives=number,
         # SQLite cannot alter a column: Alembic rebuilds the table.
         render_as_batch=True,
         transactional_ddl=True,

@@ -61,7 +61,7 @@ def _needed_extras() -> set[str]:
         lines += file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     url = re.search(r"(?im)^[ \t]*(export[ \t])?[ \t]*DATABASE_URL[ \t]*=[ \t]*['\"]?(\w*)", "\n".join(lines))
     is_postgres = url is not None and url[2].startswith("postgres")
-    return ({"postgres"} if is_postgres else set()) | ({"dev"} if sys.argv[1:2] == ["test"] else set())
+    return ({"postgres"} if is_postgres else set()) | ({"dev"} if sys.argv[1:2] in (["test"], ["new"]) else set())
 
 
 def _is_installed(name: str) -> bool:

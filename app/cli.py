@@ -1,4 +1,4 @@
-"""The commands: `python3 -m app [run|serve|demo|migrate|superuser|token|openapi]`. __main__.py answers `test`."""
+"""The commands: `python3 -m app [run|serve|demo|new|migrate|superuser|token|openapi]`. __main__.py answers `test`."""
 
 import asyncio
 import json
@@ -6,15 +6,16 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
 
-from app import accounts
+from app import accounts, scaffold
 from app.demo import fill
 from app.engine import logs, migrations
 from app.errors import CannotStart, Refusal
+from app.models.base import Access
 from app.settings import ROOT, get_settings
 from app.start import opened, prepare, say
 
@@ -105,6 +106,23 @@ def demo() -> None:
             say(await fill(application, hasher))
 
     answer(work())
+
+
+@main.command(epilog=scaffold.HELP)
+def new(
+    name: Annotated[str, typer.Argument(help="What one of them is called: project, or purchase_order.")],
+    fields: Annotated[list[str] | None, typer.Argument(help="name:type[:arguments][?], see below.")] = None,
+    access: Annotated[Literal["owned", "shared", "restricted"], typer.Option(help=scaffold.ACCESS)] = "owned",
+    plural: Annotated[str | None, typer.Option(help="If it is not by the rules: --plural people.")] = None,
+    unique: Annotated[
+        list[str] | None, typer.Option(help="A field that no two may have alike. Can be repeated.")
+    ] = None,
+    link: Annotated[bool, typer.Option("--link", help="Many to many: of two refs, each pair once.")] = False,
+) -> None:
+    """Write an entity's model, routes and migration, and register them. Nothing is overwritten."""
+    kind = Access[access.upper()]
+    plan = scaffold.plan(name, fields or [], access=kind, plural=plural, link=link, unique=unique or ())
+    say(scaffold.told(plan, scaffold.write(plan)))
 
 
 @main.command()

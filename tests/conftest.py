@@ -18,10 +18,9 @@ from sqlmodel import SQLModel
 # Before app.main is imported: it reads its settings from here, and never from a developer's .env.local.
 os.environ.update(ENVIRONMENT="test", SECRET_KEY=secrets.token_urlsafe(48), DATABASE_URL="sqlite:////dev/null")
 
-from app import accounts
+from app import accounts, main
 from app.engine import migrations
 from app.engine.caller import Caller
-from app.main import create_app
 from app.models import UserCreate, UserRead
 from app.settings import Settings
 
@@ -34,6 +33,11 @@ if POSTGRES and not (make_url(POSTGRES).database or "").endswith("_test"):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="Long tests at their full length.")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if POSTGRES and item.get_closest_marker("once"):
+        pytest.skip("No database can make a difference: it runs without TEST_DATABASE_URL.")
 
 
 @pytest.fixture(scope="session")
@@ -123,11 +127,17 @@ def settings(database_url: str) -> Settings:
 
 @pytest.fixture
 def start(settings: Settings) -> Iterator[Callable[..., TestClient]]:
-    """Start the app under other settings: `client = start(read_only=True)`."""
+    """Start the app under other settings: `client = start(read_only=True)`.
+
+    Under none it is the one that uvicorn serves, again and again: to assemble one takes longer than most tests.
+    """
     running: list[TestClient] = []
 
     def start_with(app: FastAPI | None = None, **changed: Any) -> TestClient:
-        client = TestClient(app or create_app(settings.model_copy(update=changed)), follow_redirects=False)
+        if app is None and not changed and not running:
+            app = main.app
+            app.state.settings = settings
+        client = TestClient(app or main.create_app(settings.model_copy(update=changed)), follow_redirects=False)
         client.__enter__()
         running.append(client)
         return client

@@ -120,7 +120,7 @@ class LabelingRead(LabelingBase, Row):
 class Labeling(Entity, LabelingRead, table=True):
     """Many projects, many companies; each pair once."""
 
-    __tablename__ = "scratch_labelings"
+    __tablename__ = "scratch_pairings"
     __table_args__ = (
         UniqueConstraint(*references(LabelingBase)),
         Index(None, "owner_id", "id"),
@@ -151,7 +151,7 @@ class Team(Entity, TeamRead, table=True):
     __table_args__ = ({"sqlite_autoincrement": True},)
     __access__ = Access.TEAM
     __team__ = "id"
-    __members__ = "scratch_memberships"
+    __members__ = "scratch_members"
 
 
 class MembershipBase(SQLModel):
@@ -170,10 +170,10 @@ class MembershipRead(MembershipBase, Row):
 class Membership(Entity, MembershipRead, table=True):
     """Who is in which team. The team's members see each other."""
 
-    __tablename__ = "scratch_memberships"
+    __tablename__ = "scratch_members"
     __table_args__ = (UniqueConstraint(*references(MembershipBase)), {"sqlite_autoincrement": True})
     __access__ = Access.TEAM
-    __members__ = "scratch_memberships"
+    __members__ = "scratch_members"
 
 
 def overlap(new: Any, other: Any) -> ColumnElement[bool]:
@@ -205,7 +205,7 @@ class Meeting(Entity, MeetingRead, table=True):
     __tablename__ = "scratch_meetings"
     __table_args__ = ({"sqlite_autoincrement": True},)
     __access__ = Access.TEAM
-    __members__ = "scratch_memberships"
+    __members__ = "scratch_members"
     __conflicts__ = (Conflict(overlap, "That room is taken at that time."),)
 
 

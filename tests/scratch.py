@@ -190,6 +190,6 @@ def python(*arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]
         env=environment(**changed),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=20,  # ten times what the slowest takes
         check=False,
     )

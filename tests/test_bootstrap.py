@@ -45,6 +45,7 @@ Requires-Dist: psycopg; extra == 'postgres'
 
 AGAIN = "then run this again.\n"
 pytestmark = [
+    pytest.mark.once,
     pytest.mark.skipif(find_spec("ensurepip") is None, reason="this Python cannot make a .venv"),
     pytest.mark.skipif(os.name == "nt", reason="about POSIX links, signals and locks"),
 ]
@@ -97,6 +98,13 @@ def test_the_tests_bring_their_tools_and_get_their_arguments(started):
     assert told.stderr == "Installing what is new, a few seconds ...\n"
     assert told.returncode == 5
     assert installs(started) == 3
+
+
+def test_writing_an_entity_brings_the_tools_too(started):
+    told = start(started, "-m", "app", "new", "project", "name:str")
+
+    assert told.stdout == f"{started / '.venv'} ['new', 'project', 'name:str']\n"
+    assert told.stderr == "Installing what is new, a few seconds ...\n"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from app.main import create_app
 from app.settings import Settings
 from tests.conftest import sign_up
 
+pytestmark = pytest.mark.once
+
 OUR_PAGE, OUR_OTHER_PAGE, PREVIEW = "https://app.example.com", "http://localhost:5173", "https://pr-7.preview.example"
 OURS = {"cors_origins": (OUR_PAGE, OUR_OTHER_PAGE), "cors_origin_regex": r"https://[a-z0-9-]+\.preview\.example"}
 FOREIGN = [

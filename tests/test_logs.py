@@ -165,6 +165,7 @@ def test_requests_are_logged_only_where_that_is_wanted(
     assert lines(capsys) == []
 
 
+@pytest.mark.once
 @pytest.mark.promise("F07", "F09")
 @pytest.mark.parametrize("arguments", [RUN, UVICORN], ids=["run", "uvicorn"])
 def test_outside_development_a_server_speaks_json(tmp_path: Path, arguments: tuple[str, ...]):

@@ -90,6 +90,7 @@ def test_no_migration_speaks_of_sqlmodel(file: Path):
     assert "sqlmodel" not in file.read_text(encoding="utf-8").lower()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("command", [UPGRADE, MIGRATE], ids=["alembic", "migrate"])
 @pytest.mark.parametrize("kind", NOWHERE)
 def test_a_database_that_cannot_be_reached_is_told_in_one_sentence(kind: str, command: list[str]):

@@ -174,11 +174,14 @@ async def test_a_team_sees_its_rows_and_nobody_elses(world: World):
     ann, bob, root = world.ann, world.bob, world.root
     team = await teams.create(ann, TeamCreate(name="Ann's"))
     assert await teams.page(ann) == []  # nobody is in it yet
+    other = await teams.create(bob, TeamCreate(name="Bob's"))
+    bobs = await memberships.create(world.application, MembershipCreate(team_id=other.id, user_id=bob.id))
     await memberships.create(world.application, MembershipCreate(team_id=team.id, user_id=ann.id))
-    assert await teams.page(ann) == await teams.page(root) == [team]
+    assert await teams.page(ann) == [team]
+    assert await teams.page(root) == [other, team]
 
     row = await meetings.create(ann, MeetingCreate(team_id=team.id, room="Blue", starts=1, ends=2))
-    assert await meetings.page(bob) == await teams.page(bob) == await memberships.page(bob) == []
+    assert (await meetings.page(bob), await teams.page(bob), await memberships.page(bob)) == ([], [other], [bobs])
     for attempt in (
         meetings.get(bob, row.id),
         meetings.update(bob, row.id, MeetingUpdate(room="Red")),
@@ -195,7 +198,7 @@ async def test_a_team_sees_its_rows_and_nobody_elses(world: World):
 
     await memberships.create(world.application, MembershipCreate(team_id=team.id, user_id=bob.id))
     assert await meetings.page(bob) == [row]
-    assert len(await memberships.page(bob)) == 2
+    assert len(await memberships.page(bob)) == 3
     assert (await meetings.update(bob, row.id, MeetingUpdate(room="Red"))).room == "Red"
 
 

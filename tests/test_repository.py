@@ -29,7 +29,11 @@ SECRETS = (
     re.compile(r"(?<![\w/+-])(?=[\w/+-]*[a-z])(?=[\w/+-]*[A-Z])(?=[\w/+-]*\d)[\w/+-]{24,}"),
 )
 # Commands stand beside the app: nobody reads them to understand it.
-COMMANDS = {"__main__.py", "cli.py", "demo.py"}
+COMMANDS = {"__main__.py", "cli.py", "demo.py", "scaffold"}
+
+# The entities that Cadre comes with, and what stands beside them.
+OURS = {"__init__.py", "admin.py", "base.py", "health.py", "item.py", "items.py", "machine_token.py", "token.py"}
+OURS |= {"types.py", "user.py", "users.py"}
 
 
 def lines_of_code(file: Path) -> int:
@@ -45,8 +49,14 @@ def lines_of_code(file: Path) -> int:
     return sum(1 for n, line in numbered if line.strip() and not line.strip().startswith("#") and n not in told)
 
 
+def is_a_teams_own(file: Path) -> bool:
+    """An entity that a team has added: its model or its router."""
+    return file.parent.name in ("models", "routers") and file.name not in OURS
+
+
 def test_the_readers_path_is_about_a_thousand_lines():
-    assert sum(lines_of_code(file) for file in READERS_PATH if file.name not in COMMANDS) <= 1150
+    path = [file for file in READERS_PATH if COMMANDS.isdisjoint(file.parts) and not is_a_teams_own(file)]
+    assert sum(lines_of_code(file) for file in path) <= 1150
 
 
 @pytest.mark.parametrize("file", READERS_PATH, ids=lambda file: str(file.relative_to(ROOT)))

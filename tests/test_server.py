@@ -159,6 +159,7 @@ def test_a_worker_that_died_is_replaced_and_no_process_shows_a_secret(serve: Cal
     assert server.stop() == 0
 
 
+@pytest.mark.once
 def test_where_no_worker_can_start_the_whole_server_says_so(settings: dict[str, str]):
     # What uvicorn leaves behind then. To wait until it has pinged the dead takes it five seconds.
     failing = (
@@ -194,6 +195,7 @@ def test_a_proxy_is_believed_if_it_is_named(proxies: str, client: str, believed:
     assert (seen["scheme"], seen["client"][0]) == (("https", "192.0.2.1") if believed else ("http", client))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("arguments", [("run", "--no-reload"), ("serve",), ("serve", "--workers", "2")])
 def test_a_taken_port_is_told_in_one_sentence(cadre: Callable[..., Any], arguments: tuple[str, ...]):
     with socket.socket() as taken:
@@ -206,6 +208,7 @@ def test_a_taken_port_is_told_in_one_sentence(cadre: Callable[..., Any], argumen
     assert told.stderr == f"Port {port} of 127.0.0.1 cannot be used (Address already in use). Try: {cure}\n"
 
 
+@pytest.mark.once
 def test_a_server_does_not_believe_everybody(cadre: Callable[..., Any]):
     told = cadre("serve", "--port", str(free_port()), PROXIES="10.0.0.0/8, 0.0.0.0/0")
     assert (told.returncode, told.stdout) == (1, "")

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from app.settings import ROOT, Settings
 
+pytestmark = pytest.mark.once
+
 KEY = "7xQ-oPz_49dVbYw2LmKJhTRsE0aNcUfG8iXyZ1CqW5tDnBvM"
 CURE = 'make one {}with python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 READ = "from app.settings import get_settings; s = get_settings(); print({})"

@@ -261,6 +261,7 @@ def test_only_so_many_requests_wait_for_the_answer_to_an_earlier_one(server: Ser
     assert many[-1].headers["connection"] == "close"
 
 
+@pytest.mark.once
 @pytest.mark.promise("R09")
 def test_who_is_too_slow_is_let_go(server: Server):
     half = b"GET /health HTTP/1.1\r\nHost: x\r\n"
@@ -301,6 +302,7 @@ def test_who_is_too_slow_is_let_go(server: Server):
     assert (Wire.FOR_HEAD, Wire.FOR_BODY, Wire.RATE, Wire.FOR_READING, Wire.FOR_LINGERING) == (10, 20, 500, 30, 10)
 
 
+@pytest.mark.once
 def test_who_reads_slowly_but_steadily_gets_all_of_it(server: Server):
     with connect(server) as connection:
         connection.sendall(LAST.replace(b"/health", b"/large"))
@@ -472,6 +474,7 @@ def thrown(server: Server, sent: list[bytes]) -> Iterator[tuple[bytes, list[Answ
             yield example, parsed(everything(connection))
 
 
+@pytest.mark.once
 @pytest.mark.promise("R06")
 def test_whatever_is_sent_answers_are_well_formed_and_the_server_lives(server: Server):
     for sent, answers in thrown(server, drawn(mutated(), 300)):
@@ -479,6 +482,7 @@ def test_whatever_is_sent_answers_are_well_formed_and_the_server_lives(server: S
     assert [answer.status for answer in ask(server, LAST)] == [200]
 
 
+@pytest.mark.once
 @pytest.mark.promise("R01", "R02")
 def test_nothing_behind_an_ambiguous_head_is_ever_answered(server: Server):
     heads = strategies.sampled_from(BAD_FIELDS).map(lambda field: ECHO + field.encode("latin-1") + b"\r\n\r\n")

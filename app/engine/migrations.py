@@ -67,8 +67,9 @@ def connect(url: str) -> Iterator[Connection]:
         reason = " ".join(str(error.orig).split())
         raise CannotStart(f"The database {where!r} of DATABASE_URL refuses: {reason}.") from error
     except CommandError as error:
-        cure = "Run: alembic merge heads -m merge" if "heads" in str(error) else "Is the database of another version?"
-        raise CannotStart(f"The migrations do not fit: {error}. {cure}") from error
+        cures = {"heads": "Run: alembic merge heads -m merge", "up to date": "First run: python3 -m app migrate"}
+        cure = next((cures[word] for word in cures if word in str(error)), "Is the database of another version?")
+        raise CannotStart(f"The migrations do not fit: {str(error).rstrip('.')}. {cure}") from error
 
 
 @lru_cache(1)
