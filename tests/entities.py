@@ -3,12 +3,14 @@
 Whatever is asked there is held against the OpenAPI document, so that no answer is another than it says.
 """
 
+import inspect
 import itertools
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -86,6 +88,11 @@ class Kind:
         """The sentences that refuse what is well-formed."""
         checks = [each.info["sentence"] for each in self.table.constraints if "sentence" in each.info]
         return checks + [rule.sentence for rule in self.entity.__conflicts__]
+
+    @property
+    def files(self) -> list[Path]:
+        """Its model's and its router's."""
+        return [Path(inspect.getfile(each)) for each in (self.entity, self.routes["list"].endpoint)]  # type: ignore[arg-type]
 
     def listed(self, use: str) -> list[str]:
         return [column.name for column in self.table.columns if use in column.info.get("listed", ())]
