@@ -1,6 +1,5 @@
 """Entities that refer to each other, as an office has them."""
 
-from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -11,7 +10,7 @@ from sqlmodel import Field, SQLModel
 
 from app.crud import verbs
 from app.models.base import Access, BigId, Closed, Conflict, Entity, Line, Partial, Ref, Row, Text, listed, references
-from app.models.types import Instant, by_value
+from app.models.types import Day, Instant, by_value
 
 
 class CompanyBase(SQLModel):
@@ -46,7 +45,7 @@ class Stage(StrEnum):
 class ProjectBase(SQLModel):
     title: Line = Field(max_length=200, index=True, sa_column_kwargs=listed("filter", "sort", "search"))
     note: Text | None = Field(default=None, max_length=5000, sa_column_kwargs=listed("search"))
-    due: date | None = Field(default=None, index=True, sa_column_kwargs=listed("filter", "sort"))
+    due: Day | None = Field(default=None, index=True, sa_column_kwargs=listed("filter", "sort"))
     budget: Decimal = Field(
         default=Decimal(0), max_digits=12, decimal_places=2, index=True, sa_column_kwargs=listed("filter", "sort")
     )

@@ -1,6 +1,5 @@
 """An entity with a field of every type that docs/types.md promises, once required and once optional."""
 
-from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
@@ -15,7 +14,7 @@ from app.crud import verbs
 from app.deps import Caller, IfMatch, Query, RowId, created, query_of
 from app.errors import documented
 from app.models.base import Access, BigId, Closed, Entity, Partial, Row, Text, listed
-from app.models.types import Base64, Instant, Int64, Json, JsonColumn, by_value
+from app.models.types import Base64, Day, Instant, Int64, Json, JsonColumn, by_value
 
 
 class Kind(StrEnum):
@@ -31,7 +30,7 @@ ASKED = listed("filter", "sort")
 class SampleBase(SQLModel):
     yes: bool
     at: Instant
-    day: date
+    day: Day
     price: Decimal = Field(max_digits=15, decimal_places=2)
     key: UUID
     kind: Kind = Field(sa_type=by_value(Kind))
@@ -43,7 +42,7 @@ class SampleBase(SQLModel):
 
     maybe_yes: bool | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
     maybe_at: Instant | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
-    maybe_day: date | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
+    maybe_day: Day | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
     maybe_price: Decimal | None = Field(
         default=None, max_digits=15, decimal_places=2, index=True, sa_column_kwargs=ASKED
     )

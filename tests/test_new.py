@@ -203,7 +203,7 @@ REFUSED = {
     "ticket name:colour": 'There is no type "colour": there are str, text, int',
     "ticket dueDate:date": '"dueDate" is no name here: small letters, digits and single underscores, like due_date.',
     "ticket due__gt:int": '"due__gt" is no name here',
-    "ticket date:date": '"date" means something else in its file: choose another name, like ticket_date.',
+    "ticket Day:date": '"Day" is no name here: small letters, digits and single underscores, like day.',
     "ticket bool:bool": '"bool" means something else in its file',
     "ticket listed:str": '"listed" means something else in its file',
     "ticket ticket:ref:ticket?": "means something else in its file: choose another name, like parent_ticket_id.",
@@ -220,7 +220,7 @@ REFUSED = {
     "ticket item:ref item_id:int": '"item_id" stands there twice',
     "ticket name:str --unique nam": '--unique "nam" is none of the fields: name.',
     "ticket name:text --unique name": '"name" is too long to be unique: use a str of 500 letters at most.',
-    "ticket client:ref:clint": 'There is no entity "clint" to refer to: there are item, machine_token, ticket, user.',
+    "ticket client:ref:clint": 'There is no entity "clint" to refer to: there are ',
     "ticket item:ref:item:setnull": "cannot be set to null, since it must not be empty: add a ?, or say restrict.",
     "ticket item:ref:item:never": "must say what a deletion does, if anything: cascade, restrict or setnull.",
     "ticket parent:ref:ticket": "would have no first ticket: it must be optional, so add a ?.",
@@ -232,8 +232,8 @@ REFUSED = {
     "ticket price:decimal:2,3": "no more places than digits.",
     "ticket name:str:long": "is not understood: its type is given numbers, as 200.",
     "ticket due:date:3": "is not understood: its type is given numbers, none.",
-    "labeling item:ref --link": "A --link has exactly two refs, like item:ref label:ref",
-    "labeling item:ref user:ref? --link": "A --link needs both its ends: no ? at its refs.",
+    "tagging item:ref --link": "A --link has exactly two refs, like item:ref label:ref",
+    "tagging item:ref user:ref? --link": "A --link needs both its ends: no ? at its refs.",
 }
 
 

@@ -377,7 +377,7 @@ async def test_a_verb_is_one_message_and_nothing_is_sent_when_a_connection_is_gi
         ("22003", "Invalid", "A number is too large or too small."),
         ("22001", "Invalid", "A value is too long, or none that the database can keep."),
         ("22P05", "Invalid", "A value is too long, or none that the database can keep."),
-        ("23503", "Clash", "It refers to something that does not exist, or something still refers to it."),
+        ("23503", "Dangling", "It refers to something that does not exist, or something still refers to it."),
         ("25006", "Unavailable", "The database cannot write, or not be read. Whoever runs it must look at it."),
         ("40001", "Overtaken", "The database is busy. Try again in a moment."),
         ("40P01", "Overtaken", "The database is busy. Try again in a moment."),

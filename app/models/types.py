@@ -2,7 +2,8 @@
 
 import base64
 import math
-from datetime import UTC, datetime, timedelta
+import re
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
 
@@ -12,11 +13,20 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from app.models.base import clean
 
+
+def written(value: object) -> object:
+    """A text that is no number, or what is a date already: pydantic would take `5` for five seconds after 1970."""
+    if isinstance(value, int | float | str) and not re.match(r"\d{4}-\d\d-\d\d", str(value)):
+        raise ValueError("must be written like 2026-11-24, or 2026-11-24T12:00:00Z")
+    return value
+
+
 FIRST, LAST = (end.replace(tzinfo=UTC) for end in (datetime.min, datetime.max))
 DAY = timedelta(days=1)
 
 # A day away from either end of the calendar, so that it can be told in every time zone.
-Instant = Annotated[AwareDatetime, Field(ge=FIRST + DAY, le=LAST - DAY)]
+Instant = Annotated[AwareDatetime, BeforeValidator(written), Field(ge=FIRST + DAY, le=LAST - DAY)]
+Day = Annotated[date, BeforeValidator(written)]
 
 # With sa_type=BigInteger: a plain int is a column of 32 bits.
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # two bounds that a float, which OpenAPI has, tells exactly

@@ -38,7 +38,7 @@ KINDS = {
         "Decimal", "from decimal import Decimal", "max_digits={}, decimal_places={}", otherwise=(15, 2), most=15
     ),
     "bool": Kind("bool", uses=FOUND, is_indexed=True),
-    "date": Kind("date", "from datetime import date", uses=FOUND, is_indexed=True),
+    "date": Kind("Day", "from app.models.types import Day", uses=FOUND, is_indexed=True),
     "datetime": Kind("Instant", "from app.models.types import Instant", uses=FOUND, is_indexed=True),
     "uuid": Kind("UUID", "from uuid import UUID"),
     "json": Kind("Json", "from app.models.types import Json, JsonColumn", sa_type="JsonColumn"),
