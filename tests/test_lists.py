@@ -49,7 +49,7 @@ ROWS = {
     "Pear": {"due": TODAY, "budget": Decimal("99999.99"), "share": 0.25},
 }
 SORTS = [sign + name for name in ("id", "title", "due", "budget", "share", "starts_at", "stage") for sign in ("", "-")]
-router = APIRouter(prefix="/api/v1/projects")
+router = APIRouter(prefix="/api/v1/scratch_projects")
 ProjectQuery = Annotated[Query, query_of(Project)]
 
 
@@ -132,7 +132,7 @@ def titles(answer: Any) -> list[str]:
     }.items(),
 )
 def test_a_filter_finds_what_it_says_among_the_callers_own(ann: Person, query: str, expected: set[str]):
-    assert titles(ann.get(f"/projects?{query}")) == sorted(expected)
+    assert titles(ann.get(f"/scratch_projects?{query}")) == sorted(expected)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_filter_finds_what_it_says_among_the_callers_own(ann: Person, query: s
     ],
 )
 def test_what_is_not_declared_and_what_is_no_value_is_refused(ann: Person, query: str):
-    answer = ann.get(f"/projects?{query}")
+    answer = ann.get(f"/scratch_projects?{query}")
     assert answer.status_code == 422, answer.json()
     detail = answer.json()["detail"]
     where = query.partition("=")[0].partition("&")[0]
@@ -169,21 +169,21 @@ def walk(person: Person, path: str) -> list[int]:
 @pytest.mark.parametrize("limit", [1, 2, 5])
 @pytest.mark.parametrize("sort", SORTS)
 def test_the_link_header_leads_through_every_row_once_in_order(ann: Person, sort: str, limit: int):
-    at_once = [row["id"] for row in ann.get(f"/projects?sort={sort}").json()]
-    assert walk(ann, f"/api/v1/projects?sort={sort}&limit={limit}") == at_once
+    at_once = [row["id"] for row in ann.get(f"/scratch_projects?sort={sort}").json()]
+    assert walk(ann, f"/api/v1/scratch_projects?sort={sort}&limit={limit}") == at_once
     assert sorted(at_once) == [1, 2, 3, 4, 5]
-    by_skip = [ann.get(f"/projects?sort={sort}&limit=1&skip={skip}").json()[0]["id"] for skip in range(5)]
+    by_skip = [ann.get(f"/scratch_projects?sort={sort}&limit=1&skip={skip}").json()[0]["id"] for skip in range(5)]
     assert by_skip == at_once
 
 
 def test_an_empty_value_counts_as_the_greatest_and_ties_go_by_id(ann: Person):
-    up, down = (ann.get(f"/projects?sort={sort}").json() for sort in ("due", "-due"))
+    up, down = (ann.get(f"/scratch_projects?sort={sort}").json() for sort in ("due", "-due"))
     assert [row["title"] for row in up] == ["Zebra", "Pear", "apple", "Äpfel 100%", "Stray"]
     assert down == up[::-1]
 
 
 def test_a_walk_by_cursor_meets_no_row_twice_while_others_come_and_go(ann: Person):
-    first = ann.get("/projects?limit=2")
+    first = ann.get("/scratch_projects?limit=2")
     ann.client.portal.call(_create_and_delete, ann)
     rest = walk(ann, first.headers["Link"].split(">")[0][1:])
     assert [row["id"] for row in first.json()] + rest == [5, 4, 3, 1]
@@ -198,25 +198,25 @@ async def _create_and_delete(ann: Person) -> None:
 
 
 def test_the_link_keeps_filters_and_limit_and_the_last_page_has_none(ann: Person):
-    answer = ann.get("/projects?due__null=false&limit=2&sort=title&count=true&skip=0")
+    answer = ann.get("/scratch_projects?due__null=false&limit=2&sort=title&count=true&skip=0")
     link = answer.headers["Link"]
-    assert link.startswith("</api/v1/projects?due__null=false&limit=2&sort=title&cursor=")
+    assert link.startswith("</api/v1/scratch_projects?due__null=false&limit=2&sort=title&cursor=")
     assert "Link" not in ann.client.get(link.split(">")[0][1:], headers=ann.headers).headers
-    assert "Link" not in ann.get("/projects?limit=5").headers
+    assert "Link" not in ann.get("/scratch_projects?limit=5").headers
 
 
 def test_a_cursor_of_another_order_or_list_is_refused(ann: Person):
-    cursor = re.search(r"cursor=([\w-]+)", ann.get("/projects?limit=2&sort=due").headers["Link"])[1]
-    assert ann.get(f"/projects?sort=due&cursor={cursor}").status_code == 200
+    cursor = re.search(r"cursor=([\w-]+)", ann.get("/scratch_projects?limit=2&sort=due").headers["Link"])[1]
+    assert ann.get(f"/scratch_projects?sort=due&cursor={cursor}").status_code == 200
     for query in (f"sort=-due&cursor={cursor}", f"cursor={cursor}", f"sort=due&skip=1&cursor={cursor}"):
-        assert ann.get(f"/projects?{query}").status_code == 422
+        assert ann.get(f"/scratch_projects?{query}").status_code == 422
 
 
 def test_the_total_is_told_only_when_it_is_asked_for(ann: Person, client: TestClient):
-    assert "X-Total-Count" not in ann.get("/projects").headers
-    assert ann.get("/projects?count=true&limit=1").headers["X-Total-Count"] == "5"
-    assert ann.get("/projects?count=true&due__null=true&limit=1").headers["X-Total-Count"] == "2"
-    assert ann.get("/projects?count=true&title=nothing").headers["X-Total-Count"] == "0"
+    assert "X-Total-Count" not in ann.get("/scratch_projects").headers
+    assert ann.get("/scratch_projects?count=true&limit=1").headers["X-Total-Count"] == "5"
+    assert ann.get("/scratch_projects?count=true&due__null=true&limit=1").headers["X-Total-Count"] == "2"
+    assert ann.get("/scratch_projects?count=true&title=nothing").headers["X-Total-Count"] == "0"
 
 
 def test_superusers_find_users_by_name(root_and_ann: Person):
