@@ -21,6 +21,7 @@ from sqlmodel import SQLModel
 
 from app.crud import users
 from app.engine.caller import Caller
+from app.engine.visibility import entities
 from app.models.base import Access, Entity
 from tests import bodies
 from tests.conftest import Person, sign_up
@@ -109,8 +110,7 @@ def kinds(app: FastAPI) -> list[Kind]:
         for method in context.methods or ():
             routes[method, re.sub(r"{\w+}", "{}", context.path or "")] = context
     found = {}
-    for entity in Entity.__subclasses__():
-        name = entity.__table__.name
+    for name, entity in entities().items():
         for path in (f"/api/v1/{name}", f"/api/v1/{name.replace('_', '-')}"):
             own = {verb: routes.get((method, f"{path}{rest}")) for verb, (method, rest) in VERBS.items()}
             if all(own.values()):

@@ -307,7 +307,7 @@ class Club(Entity, ClubRead, table=True):
 
 
 class MemberRead(Row):
-    team_id: Ref = Field(foreign_key="scratch_clubs.id", ondelete="CASCADE", sa_type=BigId)
+    team_id: Ref = Field(foreign_key="scratch_clubs.id", ondelete="CASCADE", index=True, sa_type=BigId)
     user_id: Ref = Field(foreign_key="users.id", ondelete="CASCADE", index=True, sa_type=BigId)
 
 
