@@ -315,12 +315,12 @@ class Clubs(Entity):
     """What the entities of clubs have in common, and no entity itself."""
 
     __access__ = Access.TEAM
-    __members__ = "scratch_members"
+    __members__ = "scratch_club_members"
     __table_args__ = ({"sqlite_autoincrement": True},)
 
 
 class Member(Clubs, MemberRead, table=True):
-    __tablename__ = "scratch_members"
+    __tablename__ = "scratch_club_members"
 
 
 @awaited
@@ -337,7 +337,7 @@ async def test_a_row_goes_into_no_club_of_others_even_if_everyone_sees_the_clubs
 
 
 def test_an_entity_that_inherits_its_manners_keeps_them_for_what_refers_to_it():
-    assert entities()["scratch_members"] is Member
+    assert entities()["scratch_club_members"] is Member
     assert Clubs not in entities().values()
 
 
