@@ -26,7 +26,7 @@ from tests.scratch import tables
 
 class VerdictBase(SQLModel):
     words: Line = Field(max_length=80, schema_extra={"examples": ["Go on", "Stop"]})
-    rank: int = Field(default=3, ge=1, le=5, index=True, sa_column_kwargs=listed("filter", "sort"))
+    rank: int = Field(default=3, ge=1, le=5, sa_column_kwargs=listed("filter", "sort"))
     low: int = Field(ge=0)
     high: int = Field(ge=0)
     project_id: Ref | None = Field(

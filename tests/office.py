@@ -43,18 +43,16 @@ class Stage(StrEnum):
 
 
 class ProjectBase(SQLModel):
-    title: Line = Field(max_length=200, index=True, sa_column_kwargs=listed("filter", "sort", "search"))
+    title: Line = Field(max_length=200, sa_column_kwargs=listed("filter", "sort", "search"))
     note: Text | None = Field(default=None, max_length=5000, sa_column_kwargs=listed("search"))
-    due: Day | None = Field(default=None, index=True, sa_column_kwargs=listed("filter", "sort"))
+    due: Day | None = Field(default=None, sa_column_kwargs=listed("filter", "sort"))
     budget: Decimal = Field(
-        default=Decimal(0), max_digits=12, decimal_places=2, index=True, sa_column_kwargs=listed("filter", "sort")
+        default=Decimal(0), max_digits=12, decimal_places=2, sa_column_kwargs=listed("filter", "sort")
     )
-    share: FiniteFloat = Field(default=0.5, index=True, sa_column_kwargs=listed("sort"))
-    starts_at: Instant | None = Field(default=None, index=True, sa_column_kwargs=listed("filter", "sort"))
-    stage: Stage = Field(
-        default=Stage.NEW, sa_type=by_value(Stage), index=True, sa_column_kwargs=listed("filter", "sort")
-    )
-    is_open: bool = Field(default=True, index=True, sa_column_kwargs=listed("filter"))
+    share: FiniteFloat = Field(default=0.5, sa_column_kwargs=listed("sort"))
+    starts_at: Instant | None = Field(default=None, sa_column_kwargs=listed("filter", "sort"))
+    stage: Stage = Field(default=Stage.NEW, sa_type=by_value(Stage), sa_column_kwargs=listed("filter", "sort"))
+    is_open: bool = Field(default=True, sa_column_kwargs=listed("filter"))
     client_id: Ref | None = Field(
         default=None,
         foreign_key="scratch_companies.id",

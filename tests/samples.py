@@ -40,17 +40,15 @@ class SampleBase(SQLModel):
     ratio: FiniteFloat
     words: Text = Field(max_length=1000)
 
-    maybe_yes: bool | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
-    maybe_at: Instant | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
-    maybe_day: Day | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
-    maybe_price: Decimal | None = Field(
-        default=None, max_digits=15, decimal_places=2, index=True, sa_column_kwargs=ASKED
-    )
-    maybe_key: UUID | None = Field(default=None, index=True, sa_column_kwargs=ASKED)
-    maybe_kind: Kind | None = Field(default=None, sa_type=by_value(Kind), index=True, sa_column_kwargs=ASKED)
+    maybe_yes: bool | None = Field(default=None, sa_column_kwargs=ASKED)
+    maybe_at: Instant | None = Field(default=None, sa_column_kwargs=ASKED)
+    maybe_day: Day | None = Field(default=None, sa_column_kwargs=ASKED)
+    maybe_price: Decimal | None = Field(default=None, max_digits=15, decimal_places=2, sa_column_kwargs=ASKED)
+    maybe_key: UUID | None = Field(default=None, sa_column_kwargs=ASKED)
+    maybe_kind: Kind | None = Field(default=None, sa_type=by_value(Kind), sa_column_kwargs=ASKED)
     maybe_json_: Json | None = Field(default=None, sa_type=JsonColumn)
     maybe_data: Base64 | None = Field(default=None, max_length=1000)
-    maybe_number: Int64 | None = Field(default=None, sa_type=BigInteger, index=True, sa_column_kwargs=ASKED)
+    maybe_number: Int64 | None = Field(default=None, sa_type=BigInteger, sa_column_kwargs=ASKED)
     maybe_ratio: FiniteFloat | None = None
     maybe_words: Text | None = Field(default=None, max_length=1000, sa_column_kwargs=listed("search"))
 

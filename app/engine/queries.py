@@ -8,20 +8,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, create_model, field_validator
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Date,
-    DateTime,
-    Enum,
-    Float,
-    Integer,
-    Numeric,
-    String,
-    TypeDecorator,
-    UniqueConstraint,
-    Uuid,
-)
+from sqlalchemy import Boolean, Column, Date, DateTime, Enum, Float, Integer, Numeric, String, TypeDecorator, Uuid
 from sqlalchemy.types import TypeEngine
 from sqlmodel.main import FieldInfoMetadata
 
@@ -118,15 +105,6 @@ def declared(entity: type[Entity]) -> dict[str, tuple[str, ...]]:
                 raise TypeError(f"{column.name} {problem}.")
             found[column.name] = tuple(uses)
     return found
-
-
-def unindexed(entity: type[Entity]) -> list[str]:
-    """The fields declared for filters or sorting that no index begins with, by itself or after the owner or team."""
-    table, first = entity.__table__, {entity.__owner__, entity.__team__}
-    indexed = [*table.indexes, *(each for each in table.constraints if isinstance(each, UniqueConstraint))]
-    keys = [[column.name for column in each.columns] for each in indexed]  # type: ignore[attr-defined]  # both have them
-    begun = {key[0] for key in keys if key} | {key[1] for key in keys if len(key) > 1 and key[0] in first}
-    return [name for name, uses in declared(entity).items() if {"filter", "sort"} & {*uses} and name not in begun]
 
 
 def _unfit(column: Column[Any], uses: tuple[str, ...]) -> str:

@@ -48,7 +48,8 @@ class _Session(Session):
 @event.listens_for(_Session, "before_flush")
 def _hold_off_others(session: Session, *_: object) -> None:
     if session.get_bind().dialect.name == "postgresql":
-        for entity in {type(row) for row in _ruled(session)}:
+        # In one order, or two that write to two such tables could wait for each other.
+        for entity in sorted({type(row) for row in _ruled(session)}, key=lambda entity: entity.__table__.name):
             session.execute(Conflicts(entity).lock)
 
 

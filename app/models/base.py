@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import MISSING, AfterValidator, ConfigDict
 from pydantic import Field as Constraint
-from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Integer, Table, text
+from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Index, Integer, Table, text
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
@@ -57,9 +57,9 @@ Ref = Annotated[int, Constraint(ge=1, le=2**53 - 1)]
 
 
 def listed(*uses: Literal["filter", "sort", "search"]) -> dict[str, Any]:
-    """What a list can be asked for by this field. Goes into its `sa_column_kwargs`; filters and sorting want an index.
+    """What a list can be asked for by this field. Goes into its `sa_column_kwargs`.
 
-    docs/lists.md shows the parameters that come of it.
+    Filters and sorting come with their index, so with a migration. docs/lists.md shows what can be asked.
     """
     return {"info": {"listed": uses}}
 
@@ -111,8 +111,19 @@ class Entity:
 
     @declared_attr.directive
     def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805  # SQLAlchemy calls it with the class
+        cls._index_what_is_listed()
         # A Session that saves what somebody else changed meanwhile is refused, and not the last to win.
         return {"version_id_col": cls.__table__.c.version}
+
+    @classmethod
+    def _index_what_is_listed(cls) -> None:
+        """By whose the rows are, then by the field, and in its order: so a page is read from the index."""
+        columns, there = cls.__table__.c, [[*index.columns.keys()] for index in cls.__table__.indexes]
+        whose = {Access.OWNED: cls.__owner__, Access.TEAM: cls.__team__}.get(cls.__access__, "id")
+        for column in columns:
+            names = [name for name in dict.fromkeys((whose, column.name)) if name != "id"] + ["id"]
+            if {"filter", "sort"} & {*column.info.get("listed", ())} and not column.unique and names not in there:
+                Index(None, *(columns[name] for name in names))
 
 
 class Closed(SQLModel):

@@ -24,7 +24,6 @@ class Kind:
     most: int = 0  # what an argument can be
     sa_type: str = ""
     uses: str = ""  # how lists use it
-    is_indexed: bool = False
 
 
 FOUND = '"filter", "sort"'
@@ -37,20 +36,19 @@ KINDS = {
     "decimal": Kind(
         "Decimal", "from decimal import Decimal", "max_digits={}, decimal_places={}", otherwise=(15, 2), most=15
     ),
-    "bool": Kind("bool", uses=FOUND, is_indexed=True),
-    "date": Kind("Day", "from app.models.types import Day", uses=FOUND, is_indexed=True),
-    "datetime": Kind("Instant", "from app.models.types import Instant", uses=FOUND, is_indexed=True),
+    "bool": Kind("bool", uses=FOUND),
+    "date": Kind("Day", "from app.models.types import Day", uses=FOUND),
+    "datetime": Kind("Instant", "from app.models.types import Instant", uses=FOUND),
     "uuid": Kind("UUID", "from uuid import UUID"),
     "json": Kind("Json", "from app.models.types import Json, JsonColumn", sa_type="JsonColumn"),
     "bytes": Kind("Base64", "from app.models.types import Base64", "max_length={}", (10_000,), 100_000),
-    "enum": Kind("", "from enum import StrEnum\nfrom app.models.types import by_value", uses=FOUND, is_indexed=True),
+    "enum": Kind("", "from enum import StrEnum\nfrom app.models.types import by_value", uses=FOUND),
     "ref": Kind(
         "Ref",
         "from app.models.base import BigId, Ref",
         'foreign_key="{}.id", ondelete="{}"',
         sa_type="BigId",
         uses='"filter"',
-        is_indexed=True,
     ),
 }
 ONDELETE = {"cascade": "CASCADE", "restrict": "RESTRICT", "setnull": "SET NULL"}
@@ -111,7 +109,7 @@ def read_field(word: str, context: Context) -> Field:
     lengths = [int(length) for length in re.findall(r"max_length=(\d+)", limits)]
     if is_unique and (kind_name == "json" or any(length > INDEXED for length in lengths)):
         raise CannotStart(f'"{name}" is too long to be unique: use a str of {INDEXED} letters at most.')
-    key = "unique=True" if is_unique else "index=True" if kind.is_indexed else ""
+    key = "unique=True" if is_unique else "index=True" if refers_to else ""
     line = _line(name, annotation, bool(optional), limits, key, sa_type, kind.uses)
     imports = kind.imports + ("\nfrom app.models.base import listed" if kind.uses else "")
     return Field(name, line, imports, refers_to, enum)
