@@ -110,7 +110,7 @@ def _made(name: str, field: FieldInfo, number: int, place: int) -> list[Any]:
     if issubclass(kind, datetime) or kind is AwareDatetime:
         return [f"{BEGIN + timedelta(minutes=place):%Y-%m-%dT%H:%M:%SZ}"]
     made: dict[Any, Callable[[], list[Any]]] = {
-        str: lambda: [text],
+        str: lambda: [text.replace("-", " \u00c9", 1), text],  # a letter of which ASCII does not know the small one
         EmailStr: lambda: [f"new-{number}@example.com"],
         SecretStr: lambda: [PASSWORD],
         bool: lambda: [place % 2 == 0],

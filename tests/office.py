@@ -150,7 +150,7 @@ class Team(Entity, TeamRead, table=True):
     __table_args__ = ({"sqlite_autoincrement": True},)
     __access__ = Access.TEAM
     __team__ = "id"
-    __members__ = "scratch_members"
+    __members__ = "scratch_memberships"
 
 
 class MembershipBase(SQLModel):
@@ -169,10 +169,10 @@ class MembershipRead(MembershipBase, Row):
 class Membership(Entity, MembershipRead, table=True):
     """Who is in which team. The team's members see each other."""
 
-    __tablename__ = "scratch_members"
+    __tablename__ = "scratch_memberships"
     __table_args__ = (UniqueConstraint(*references(MembershipBase)), {"sqlite_autoincrement": True})
     __access__ = Access.TEAM
-    __members__ = "scratch_members"
+    __members__ = "scratch_memberships"
 
 
 def overlap(new: Any, other: Any) -> ColumnElement[bool]:
@@ -204,7 +204,7 @@ class Meeting(Entity, MeetingRead, table=True):
     __tablename__ = "scratch_meetings"
     __table_args__ = ({"sqlite_autoincrement": True},)
     __access__ = Access.TEAM
-    __members__ = "scratch_members"
+    __members__ = "scratch_memberships"
     __conflicts__ = (Conflict(overlap, "That room is taken at that time."),)
 
 

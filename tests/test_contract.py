@@ -12,7 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import UniqueConstraint
 
-from app.models.base import Access, Closed, Entity, Partial
+from app.engine.visibility import entities
+from app.models.base import Access, Closed, Partial
 from app.settings import Settings
 from tests import bodies
 from tests.conftest import Person, emptied
@@ -20,7 +21,7 @@ from tests.entities import NOBODY_HAS, Kind, World, kinds
 from tests.kinds import all_tables, app_with_all
 
 EVERY = [str(kind) for kind in kinds(app_with_all(Settings()))]
-TABLES = sorted(entity.__table__.name for entity in Entity.__subclasses__())
+TABLES = sorted(entities())
 
 
 @pytest.fixture(scope="module")
@@ -467,7 +468,7 @@ def test_what_lists_are_filtered_and_sorted_by_has_an_index(name: str):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_column_that_no_answer_shows_has_no_name_in_the_document(world: World, name: str):
-    (entity,) = [each for each in Entity.__subclasses__() if each.__table__.name == name]
+    entity = entities()[name]
     shown = {field for base in entity.__mro__[1:] for field in getattr(base, "model_fields", ())}
     shown = {name for name in shown if not name.startswith("hashed_")}
     hidden = {column.name for column in entity.__table__.columns} - shown
@@ -487,7 +488,7 @@ def names_in(document: Any) -> Iterator[str]:
 
 
 def table_of(name: str) -> Any:
-    return next(entity.__table__ for entity in Entity.__subclasses__() if entity.__table__.name == name)
+    return entities()[name].__table__
 
 
 def first_columns(table: Any) -> set[str]:

@@ -41,7 +41,7 @@ SEED_ITEMS = f"""
 
 IDENTITIES = {"application": None, "superuser": Identity(USERS, True, STAMP), "user": Identity(7, False, STAMP)}
 VALUES: dict[str, Any] = {
-    **{"row_id": 6, "seen_version": 1, "skip": 0, "limit": 100, "owner_id": 7},
+    **{"row_id": 6, "seen_version": 1, "skip": 0, "limit": 100, "by_owner_id": 7},
     **{"new_owner_id": 7, "new_title": "New", "new_version": 1},
     **{"new_created_at": utcnow(), "new_updated_at": utcnow()},
 }

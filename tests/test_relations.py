@@ -6,11 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlmodel import Field, SQLModel
 
-from app.crud import transaction
+from app.crud import transaction, verbs
 from app.engine.caller import Caller
 from app.engine.sessions import create_session_engine, open_session
+from app.engine.visibility import entities
 from app.errors import Clash, Invalid, Missing
+from app.models.base import Access, BigId, Entity, Ref, Row
 from tests.office import (
     TABLES,
     CompanyCreate,
@@ -289,3 +292,64 @@ def test_a_session_keeps_the_rules_over_rows_too(world: World):
             attempt()
     engine.dispose()
     assert [(row.starts, row.ends) for row in world.runner.run(meetings.page(world.ann))] == [(5, 7), (1, 5)]
+
+
+class ClubRead(Row):
+    pass
+
+
+class Club(Entity, ClubRead, table=True):
+    """Everyone sees which there are, and their members what is theirs."""
+
+    __tablename__ = "scratch_clubs"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+    __access__ = Access.SHARED
+
+
+class MemberRead(Row):
+    team_id: Ref = Field(foreign_key="scratch_clubs.id", ondelete="CASCADE", index=True, sa_type=BigId)
+    user_id: Ref = Field(foreign_key="users.id", ondelete="CASCADE", index=True, sa_type=BigId)
+
+
+class Clubs(Entity):
+    """What the entities of clubs have in common, and no entity itself."""
+
+    __access__ = Access.TEAM
+    __members__ = "scratch_club_members"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+
+class Member(Clubs, MemberRead, table=True):
+    __tablename__ = "scratch_club_members"
+
+
+@awaited
+async def test_a_row_goes_into_no_club_of_others_even_if_everyone_sees_the_clubs(world: World):
+    with tables(world.url, [Club.__table__, Member.__table__]):
+        clubs, members = verbs(Club, ClubRead), verbs(Member, MemberRead)
+        ours, theirs = [await clubs.create(world.application, SQLModel()) for _ in range(2)]
+        row = await members.create(world.application, SQLModel(), team_id=ours.id, user_id=world.ann.id)
+        said = {
+            await refused(Invalid, members.create(world.ann, SQLModel(), team_id=theirs.id, user_id=world.ann.id)),
+            await refused(Invalid, members.update(world.ann, row.id, team_id=theirs.id)),
+        }
+        assert said == {"team_id is none of the scratch clubs that you can see."}
+
+
+def test_an_entity_that_inherits_its_manners_keeps_them_for_what_refers_to_it():
+    assert entities()["scratch_club_members"] is Member
+    assert Clubs not in entities().values()
+
+
+@awaited
+async def test_rows_are_replaced_in_many_transactions_at_once(world: World):
+    team = await a_team(world)
+    rows = [await meetings.create(world.ann, meeting(team, number, number + 1)) for number in range(5)]
+
+    async def replace_it(row: Any) -> None:
+        async with transaction(world.ann) as tx:
+            await meetings.delete(tx, row.id)
+            await asyncio.sleep(0.01)
+            await meetings.create(tx, meeting(team, row.starts, row.ends))
+
+    assert await asyncio.gather(*map(replace_it, rows), return_exceptions=True) == [None] * 5

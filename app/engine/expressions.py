@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, union_all
 from sqlalchemy.sql import ClauseElement
 from sqlmodel import SQLModel, delete, insert, select, update
 
 from app.engine import visibility
 from app.engine.caller import ME, Standing
-from app.engine.filters import conditions, order
+from app.engine.filters import beyond, conditions, order
 from app.engine.queries import Shape
 from app.models.base import Access, Entity
 
@@ -20,6 +20,8 @@ class Expressions:
 
     def __init__(self, entity: type[Entity], read: type[SQLModel], standing: Standing) -> None:
         self.entity, self.table, self._standing = entity, entity.__table__, standing
+        if entity.__access__ is Access.TEAM and self.table.c[entity.__team__].nullable:
+            raise TypeError(f"{self.table.name}.{entity.__team__} must not be optional: a row of no team is nobody's.")
         self.columns = [self.table.c[name] for name in read.model_fields]
         # The column that says whose a new row is; an account is nobody's but its own.
         self.owner = entity.__owner__ if entity.__owner__ in self.table.c and entity.__owner__ != "id" else None
@@ -27,12 +29,22 @@ class Expressions:
         self.references = frozenset(c.name for c in self.table.c if c.foreign_keys and c.name != self.owner)
 
     def page(self, role: str, shape: Shape) -> ClauseElement:
-        rows: Select[Any] = select(*self.columns).where(*self._visible(role), *conditions(self.entity, shape))
-        return rows.order_by(*order(self.table, shape.sort)).limit(LIMIT).offset(SKIP)
+        met, stretches = [*self._visible(role), *conditions(self.entity, shape)], beyond(self.table, shape)
+        rows: Any = self.table
+        if len(stretches) > 1:
+            # Each from an index of its own, and no more of it than the page.
+            found: Any = (select(rows).where(*met, each).order_by(*order(rows, shape.sort)) for each in stretches)
+            rows = union_all(*(select(each.limit(LIMIT + SKIP).subquery()) for each in found)).subquery()
+            met, stretches = [], []
+        page: Select[Any] = select(*(rows.c[each.name] for each in self.columns)).where(*met, *stretches)
+        return page.order_by(*order(rows, shape.sort)).limit(LIMIT).offset(SKIP)
 
     def count(self, role: str, shape: Shape) -> ClauseElement:
-        rows: Select[Any] = select(func.count()).select_from(self.table)
-        return rows.where(*self._visible(role), *conditions(self.entity, shape))
+        """How many; no row at all if the caller is not who the token says, as of every other verb."""
+        seen = visibility.seen(self.entity, self.table, role)
+        counted = select(func.count()).select_from(self.table).where(*seen, *conditions(self.entity, shape))
+        total: Select[Any] = select(counted.scalar_subquery()).where(*self._holds(role))
+        return total
 
     def get(self, role: str) -> ClauseElement:
         row: Select[Any] = select(*self.columns).where(self._is_row(), *self._visible(role))
@@ -57,9 +69,7 @@ class Expressions:
 
     def update(self, role: str, refers: tuple[str, ...], checked: bool, *names: str) -> ClauseElement:
         rows = update(self.table).where(self._is_row(), *self._visible(role), *self._unchanged(checked))
-        if self.entity.__access__ is Access.TEAM and role == "user" and self.entity.__team__ in names:
-            rows = rows.where(visibility.is_member(self.entity, self._new(self.entity.__team__)))
-        rows = rows.where(*self._refer(role, refers))
+        rows = rows.where(*self._joins(role, names), *self._refer(role, refers))
         return rows.values({name: self._new(name) for name in names}).returning(*self.columns)
 
     def delete(self, role: str, checked: bool) -> ClauseElement:
@@ -67,8 +77,8 @@ class Expressions:
         return rows.returning(self.table.c.id)
 
     def refers(self, role: str, name: str) -> ClauseElement:
-        """Whether what `name` shall refer to is there, for this caller."""
-        row: Select[Any] = select(self._new(name)).where(*self._refer(role, (name,)))
+        """Whether what `name` shall refer to is there, for this caller; a row's team, whether they are in it."""
+        row: Select[Any] = select(self._new(name)).where(*self._joins(role, (name,)), *self._refer(role, (name,)))
         return row
 
     def _visible(self, role: str) -> list[ColumnElement[bool]]:
@@ -81,8 +91,14 @@ class Expressions:
             return [*self._holds(role), self._new(self.owner) == ME] if self.owner else [visibility.NOTHING]
         if role == "user" and access is Access.TEAM:
             # A new team has no members yet: see docs/access.md for who becomes the first.
-            return self._holds(role) + ([] if team == "id" else [visibility.is_member(self.entity, self._new(team))])
+            return self._holds(role) + ([] if team == "id" else self._joins(role, (team,)))
         return self._visible(role)
+
+    def _joins(self, role: str, names: tuple[str, ...]) -> list[ColumnElement[bool]]:
+        """A row goes only into a team that its caller is in, also where everyone sees the teams."""
+        team = self.entity.__team__
+        joins = role == "user" and self.entity.__access__ is Access.TEAM and team in names
+        return [visibility.is_member(self.entity, self._new(team))] if joins else []
 
     def _holds(self, role: str) -> list[ColumnElement[bool]]:
         return [] if role == "application" else [self._standing.holds]

@@ -45,11 +45,11 @@ def shaped(entity: type[Entity], given: dict[str, Any]) -> tuple[Shape, dict[str
         if how == "in":
             value = padded(value)
             size = len(value)
-            values |= {f"{key}_{number}": each for number, each in enumerate(value)}
+            values |= {f"by_{key}_{number}": each for number, each in enumerate(value)}
         elif how == "null":
             size = int(value)
         elif value is not None:
-            values[key] = pattern(value) if how == "contains" else value
+            values[f"by_{key}"] = pattern(value) if how == "contains" else value
         filters.append(Filter(column, how, size))
     place = ""
     if cursor:
@@ -74,13 +74,13 @@ def pattern(text: str) -> str:
 
 
 def conditions(entity: type[Entity], shape: Shape) -> list[ColumnElement[bool]]:
-    """What the rows must meet: every filter, the search, and that they come after the cursor."""
+    """What the rows must meet: every filter, and the search."""
     columns = entity.__table__.c
     found = [_condition(columns[name], name, how, size) for name, how, size in shape.filters]
     if shape.searches:
         named = [columns[name] for name, uses in declared(entity).items() if "search" in uses]
         found.append(or_(false(), *(_contains(column, "q") for column in named)))
-    return found + ([_after(entity.__table__, shape)] if shape.place else [])
+    return found
 
 
 def order(rows: FromClause, sort: str) -> list[ColumnElement[Any]]:
@@ -94,15 +94,16 @@ def order(rows: FromClause, sort: str) -> list[ColumnElement[Any]]:
 
 
 def _condition(column: ColumnElement[Any], name: str, how: str, size: int) -> ColumnElement[bool]:
-    value = bindparam(f"{name}__{how}" if how else name, type_=column.type)
+    # Named so that no column's is another parameter's: many a thing has a place.
+    value = bindparam(f"by_{name}__{how}" if how else f"by_{name}", type_=column.type)
     match how:
         case "in":
-            members = [bindparam(f"{name}__in_{number}", type_=column.type) for number in range(size)]
+            members = [bindparam(f"by_{name}__in_{number}", type_=column.type) for number in range(size)]
             return column.in_(members) if members else false()
         case "null":
             return column.is_(None) if size else column.is_not(None)
         case "contains":
-            return _contains(column, f"{name}__contains")
+            return _contains(column, f"by_{name}__contains")
         case "gt":
             return column > value
         case "gte":
@@ -118,14 +119,18 @@ def _contains(column: ColumnElement[str], name: str) -> ColumnElement[bool]:
     return folded(column).like(folded(bindparam(name, type_=String())), escape="/")
 
 
-def _after(rows: FromClause, shape: Shape) -> ColumnElement[bool]:
-    """Beyond the cursor's row. Two values are compared at once, as an index has them; an OR would read them all."""
+def beyond(rows: FromClause, shape: Shape) -> list[ColumnElement[bool]]:
+    """What comes after the cursor, if there is one: a stretch of the index, or two where empty values begin or end it.
+
+    Two values are compared at once, as an index has them. An OR, of these or of two stretches, would read them all.
+    """
+    if not shape.place:
+        return []
     column, down = rows.c[shape.sort.removeprefix("-")], shape.sort.startswith("-")
     beyond_id = rows.c.id < PLACE if down else rows.c.id > PLACE
     if column is rows.c.id:
-        return beyond_id
-    if shape.place == "null":  # with which the order begins or ends
-        return or_(and_(column.is_(None), beyond_id), column.is_not(None) if down else false())
+        return [beyond_id]
+    if shape.place == "null":
+        return [and_(column.is_(None), beyond_id), *([column.is_not(None)] if down else [])]
     here, there = tuple_(column, rows.c.id), tuple_(bindparam("place", type_=column.type), PLACE)
-    beyond = here < there if down else here > there
-    return or_(beyond, column.is_(None)) if column.nullable and not down else beyond
+    return [here < there] if down else [here > there, *([column.is_(None)] if column.nullable else [])]

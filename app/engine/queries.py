@@ -130,6 +130,8 @@ def unindexed(entity: type[Entity]) -> list[str]:
 
 
 def _unfit(column: Column[Any], uses: tuple[str, ...]) -> str:
+    if column.name == "q" or column.name in Query.model_fields or hasattr(Query, column.name):
+        return "has a name that lists need for themselves"
     kind = plain(column)
     is_text = isinstance(kind, String) and not isinstance(kind, Enum)
     if "search" in uses and not is_text:
@@ -139,6 +141,8 @@ def _unfit(column: Column[Any], uses: tuple[str, ...]) -> str:
             return "has a type that lists cannot be filtered or sorted by"
         if isinstance(kind, String) and is_text and (kind.length or INDEXED + 1) > INDEXED:
             return f"needs a max_length of {INDEXED} or less, so that it can have an index"
+        if isinstance(kind, Numeric) and not isinstance(kind, Float) and kind.precision is None:
+            return "needs max_digits and decimal_places"  # PostgreSQL takes no number of a million digits
     return ""
 
 

@@ -142,10 +142,15 @@ class Connection:
             self._look_at_the_clock_every(STEPS)
 
 
+def fold(text: str) -> str:
+    """`text` in lower case, letter for letter as PostgreSQL does it: Python has two kinds of sigma, and a dotted i."""
+    return text.lower().replace("\u03c2", "\u03c3").replace("i\u0307", "i")
+
+
 def prepare(connection: sqlite3.Connection) -> None:
     """Set PRAGMAS on a new connection. Of many that turn a new file to WAL at once, some are refused at once: again."""
     # SQLite's own lower() knows no letter beyond ASCII. In lists' filters, on whatever is text.
-    connection.create_function("fold", 1, lambda text: text and text.lower(), deterministic=True)
+    connection.create_function("fold", 1, lambda text: text and fold(text), deterministic=True)
     deadline = time.monotonic() + waiting.PATIENCE
     for pragma in PRAGMAS:
         while True:

@@ -23,6 +23,7 @@ from app.models.base import Access, Entity, utcnow
 
 Read = TypeVar("Read", bound=SQLModel)
 SHAPES = 256  # statements kept for each entity
+AT_ONCE = 1024  # ids: ten thousand would hold up the loop while they are compiled, and PostgreSQL takes 65,535
 
 
 class Verbs(Generic[Read]):
@@ -67,12 +68,12 @@ class Verbs(Generic[Read]):
         return self._one(caller, await self._run(caller, "get", (), {"row_id": row_id}))
 
     async def by_ids(self, caller: Caller, ids: Iterable[int]) -> dict[int, Read]:
-        """The rows with these `ids`, by id: those that there are for the caller. One statement for all of them."""
-        wanted = sorted(set(ids))
-        if not wanted:
-            return {}
-        rows = await self.page(caller, limit=len(wanted), id__in=wanted)
-        return {row.id: row for row in rows}  # type: ignore[attr-defined]  # every Read has one
+        """The rows with these `ids`, by id: those that there are for the caller. One statement for each 1024."""
+        wanted, found = sorted(set(ids)), dict[int, Read]()
+        for first in range(0, len(wanted), AT_ONCE):
+            rows = await self.page(caller, limit=AT_ONCE, id__in=wanted[first : first + AT_ONCE])
+            found |= {row.id: row for row in rows}  # type: ignore[attr-defined]  # every Read has one
+        return found
 
     async def children(
         self, caller: Caller, column: str, ids: Iterable[int], *, limit: int = 100
@@ -137,7 +138,7 @@ class Verbs(Generic[Read]):
         """Gone. Raises Missing, Stale if a `version` is given and the row has another by now, Clash if it is in use."""
         values: dict[str, object] = {"row_id": row_id, "seen_version": version}
         try:
-            rows = await self._run(caller, "delete", (version is not None,), values)
+            rows = await self._write(caller, "delete", (version is not None,), values)
         except Dangling:
             raise Clash(f"It is still in use{self._users()}.") from None
         if not rows:
@@ -157,20 +158,22 @@ class Verbs(Generic[Read]):
         return rows
 
     async def _write(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
-        # Which references are not empty, and so must be of rows that are there.
-        refers = tuple(name for name in self._say.references if values.get(f"new_{name}") is not None)
+        if verb != "delete":
+            # Which references are not empty, and so must be of rows that are there.
+            shape = (tuple(name for name in self._say.references if values.get(f"new_{name}") is not None), *shape)
         if self._conflicts is None:
-            return await self._run(caller, verb, (refers, *shape), values)
-        return await self._write_checked(self._conflicts, caller, verb, (refers, *shape), values)
+            return await self._run(caller, verb, shape, values)
+        return await self._write_checked(self._conflicts, caller, verb, shape, values)
 
     @retried
     async def _write_checked(
         self, rules: Conflicts, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]
     ) -> list[Row]:
         async with caller.db.transaction() as db:
+            # Before a deletion too: two that deleted, and go on to create, would wait for each other.
             await rules.hold_off_others(db)
             rows = await self._run(replace(caller, db=db), verb, shape, values)
-            if rows:
+            if rows and verb != "delete":
                 await rules.check(db, rows[0][self._say.columns.index(self._table.c.id)])
             return rows
 

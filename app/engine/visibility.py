@@ -47,4 +47,5 @@ def target_of(column: Any) -> Table:  # noqa: ANN401  # a Column, which SQLAlche
 
 def entities() -> dict[str, type[Entity]]:
     """Every entity there is, by its table's name."""
-    return {entity.__table__.name: entity for entity in Entity.__subclasses__()}
+    mapped = (mapper.class_ for mapper in SQLModel._sa_registry.mappers)
+    return {entity.__table__.name: entity for entity in mapped if issubclass(entity, Entity)}
