@@ -98,6 +98,11 @@ def read(settings: Settings, start: Callable[..., TestClient]) -> Iterator[Calla
         SQLModel.metadata.remove(SQLModel.metadata.tables[name])
 
 
+def test_no_page_has_python_that_nobody_runs():
+    pages = {file.stem for file in (ROOT / "docs").glob("*.md") if "```python" in file.read_text(encoding="utf-8")}
+    assert pages == {"lists", "relations", "access", "routes", "add-an-entity"}  # the last is for test_new.py
+
+
 def titles(answer: Any, field: str) -> list[Any]:
     assert answer.status_code == 200, answer.text
     return [row[field] for row in answer.json()]
@@ -223,8 +228,11 @@ def test_what_routes_md_tells_is_so(read: Callable[[str], Page]):
     assert refusal(root.post("/expenses/2/approve")) == (409, "That expense is approved already.")
     stale = root.client.post("/api/v1/expenses/1/approve", headers={**root.headers, "If-Match": '"0-0"'})
     assert stale.status_code == 412
-    # The payment of what was refused is undone.
     assert [row.expense_id for row in page.call(page.payments.page, page.caller(root))] == [2, 3]
+    # Of what is refused half-way nothing is kept.
+    paid = page.call(page.payments.create, page.caller(root), page.PaymentBase(expense_id=1, amount=Decimal(1)))
+    assert refusal(root.post("/expenses/1/approve")) == (409, "That expense id is taken.")
+    page.call(page.payments.delete, page.caller(root), paid.id)
 
     assert titles(ann.get("/expenses/open?limit=1&sort=id"), "id") == [1]
     assert ann.get("/expenses/open?colour=red").status_code == 422
