@@ -290,6 +290,9 @@ async def test_verbs_take_the_same_filters_by_name(world: World):
     heard: list[Any] = []
     query.on_answer(lambda *said: heard.append(said))
     assert [row.title for row in await projects.page(world.ann, query, is_open=True)] == ["Stray", "apple"]
+    assert [row.title for row in await projects.page(world.ann, query_class(Project)(sort="budget"), limit=1)] == [
+        "Stray"
+    ]
     ((cursor, total),) = heard
     assert (await projects.page(world.ann, sort="budget", is_open=True, cursor=cursor))[0].title == "Äpfel 100%"
     assert total == 4

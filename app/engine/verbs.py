@@ -22,6 +22,7 @@ from app.errors import Clash, Forbidden, Invalid, Missing, Stale
 from app.models.base import Access, Entity, utcnow
 
 Read = TypeVar("Read", bound=SQLModel)
+NEWEST = Query()  # a hundred of them
 SHAPES = 256  # statements kept for each entity
 AT_ONCE = 1024  # ids: ten thousand would hold up the loop while they are compiled, and PostgreSQL takes 65,535
 
@@ -44,16 +45,22 @@ class Verbs(Generic[Read]):
         self._hydrator = lru_cache(8)(self._make_hydrator)
 
     async def page(
-        self, caller: Caller, query: Query | None = None, *, skip: int = 0, limit: int = 100, **asked: object
+        self,
+        caller: Caller,
+        query: Query | None = None,
+        *,
+        skip: int | None = None,
+        limit: int | None = None,
+        **asked: object,
     ) -> list[Read]:
         """At most `limit` rows after `skip` of them, newest first unless `query` or `sort=` says otherwise.
 
-        What is `asked` comes on top of the `query`: `owner_id=1`, `due__gte=today`, `q="paint"`: any column by name.
+        What is given here comes on top of the `query`: `owner_id=1`, `due__gte=today`, `q="paint"`, any column by name.
         The query hears where the next page begins, and how many rows there are in all if it wants to know.
         """
-        if query:
-            skip, limit, asked = query.skip, query.limit, {**query.asked(), **asked}
-        shape, values = shaped(self._entity, asked)
+        part = query or NEWEST
+        skip, limit = part.skip if skip is None else skip, part.limit if limit is None else limit
+        shape, values = shaped(self._entity, {**part.asked(), **asked})
         # One more than is wanted tells whether there is a next page.
         rows = await self._run(caller, "page", (shape,), {**values, "skip": skip, "limit": limit + 1})
         found = self._hydrator(caller.db.dialect)(rows[:limit])
