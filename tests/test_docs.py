@@ -138,6 +138,8 @@ def test_what_lists_md_tells_is_so(read: Callable[[str], Page]):
     answer = ann.get(address.removeprefix("/api/v1"))
     assert headers == [f"{name}: {answer.headers[name]}" for name in ("Link", "X-Total-Count")]
 
+    (columns,) = [index.columns.keys() for index in page.Invoice.__table__.indexes if "due" in index.columns]
+    assert f"`{', '.join(columns)}` where rows belong to somebody" in page.text
     page.run(next(block for block in page.blocks() if "overdue" in block))
     assert [[row.number for row in rows] for rows in (page.overdue, page.paint)] == [["A-1", "A-2"], ["B-1"]]
     assert page.last == 4
