@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.errors import Refusal, phrase
-from app.models.base import Row
+from app.models.base import CLEAN, SINGLE, Row
 
 PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
 ALWAYS = {421, 500, 503}  # 421: for a Host that HOSTS does not name
@@ -36,6 +36,7 @@ def document(schema: dict[str, Any]) -> None:
     """
     schema["components"]["securitySchemes"]["MachineToken"] = MACHINE_TOKEN
     rows = _rows(schema["components"]["schemas"])
+    _give_examples(schema["components"]["schemas"])
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
             declared = {int(status): answer for status, answer in operation["responses"].items()}
@@ -49,6 +50,15 @@ def document(schema: dict[str, Any]) -> None:
             }
             if "security" in operation:  # wherever a login is asked for, a machine token will do
                 operation["security"] = [{"Login": []}, {"MachineToken": []}]
+
+
+def _give_examples(models: dict[str, Any]) -> None:
+    """Of texts that have none: /docs would make one up from the pattern, of letters that nobody has seen."""
+    for model in models.values():
+        for name, field in model.get("properties", {}).items():
+            for kind in field.get("anyOf", [field]):
+                if kind.get("pattern") in (CLEAN["pattern"], SINGLE["pattern"]) and "examples" not in field:
+                    field["examples"] = [name.replace("_", " ")[: kind.get("maxLength")]]
 
 
 def _rows(models: dict[str, Any]) -> set[str]:
