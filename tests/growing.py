@@ -4,6 +4,7 @@ python3 tests/growing.py [the URL of a PostgreSQL database that ends in _test]
 """
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def main() -> int:
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*HIDDEN))
         for entity in ENTITIES:
             finish(start(copy, *COMMAND, "new", *entity.split()))
-        finish(start(copy, *COMMAND, "openapi", SECRET_KEY="x" * 48))
+        finish(start(copy, *COMMAND, "openapi", SECRET_KEY=secrets.token_urlsafe(48)))
         suites = [start(copy, *SUITE, TEST_DATABASE_URL=url) for url in ("", *postgres)]
         for suite in suites:
             sys.stdout.write(finish(suite)[-300:])
