@@ -233,7 +233,7 @@ def test_a_token_says_who_for_what_and_how_long_and_nothing_personal(client: Tes
     assert named == {"iss": "cadre", "aud": "cadre", "sub": f"user:{ann.id}", "purpose": "access", "role": "user"}
     assert claims["exp"] - claims["iat"] == 900
     assert claims["jti"] != jwt.get_unverified_claims(log_in(client).json()["access_token"])["jti"]
-    said = json.dumps(claims).lower()
+    said = json.dumps({**claims, "jti": ""}).lower()  # by chance its letters can be a name
     assert [word for word in ("ann", "archer", "example.com", "bcrypt", "$2b") if word in said] == []
 
 

@@ -18,7 +18,6 @@ from app import cli, scaffold
 from app.models.base import Access
 from app.scaffold.source import write_router
 from app.settings import ROOT
-from tests.conftest import POSTGRES
 from tests.scratch import environment
 
 PAGE = ROOT / "docs" / "add-an-entity.md"
@@ -40,7 +39,7 @@ TOOLS = {"app": APP, "alembic": [sys.executable, "-m", "alembic"]}
 TABLES = {"bookings", "companies", "projects", "tickets", "assignments", "everythings", "tasks"}
 
 pytestmark = [
-    pytest.mark.skipif(bool(POSTGRES), reason="the same whatever the database"),
+    pytest.mark.once,
     pytest.mark.skipif(
         bool(TABLES & set(SQLModel.metadata.tables)), reason="a team's own entities are called the same"
     ),
