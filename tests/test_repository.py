@@ -31,8 +31,8 @@ SECRETS = (
 # Commands stand beside the app: nobody reads them to understand it.
 COMMANDS = {"__main__.py", "cli.py", "demo.py", "scaffold"}
 
-# The entities that Cadre comes with, and what stands beside them.
-OURS = {"__init__.py", "admin.py", "base.py", "health.py", "item.py", "items.py", "machine_token.py", "token.py"}
+# The entities that Cadre comes with, and what stands beside them; not the two lists, in which a team's own stand too.
+OURS = {"admin.py", "base.py", "health.py", "item.py", "items.py", "machine_token.py", "token.py"}
 OURS |= {"types.py", "user.py", "users.py"}
 
 
