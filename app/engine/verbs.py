@@ -22,7 +22,7 @@ from app.errors import Clash, Forbidden, Invalid, Missing, Stale
 from app.models.base import Access, Entity, utcnow
 
 Read = TypeVar("Read", bound=SQLModel)
-NEWEST = Query()  # a hundred of them
+FIRST_PAGE = Query()
 SHAPES = 256  # statements kept for each entity
 AT_ONCE = 1024  # ids: ten thousand would hold up the loop while they are compiled, and PostgreSQL takes 65,535
 
@@ -58,7 +58,7 @@ class Verbs(Generic[Read]):
         What is given here comes on top of the `query`: `owner_id=1`, `due__gte=today`, `q="paint"`, any column by name.
         The query hears where the next page begins, and how many rows there are in all if it wants to know.
         """
-        part = query or NEWEST
+        part = query or FIRST_PAGE
         skip, limit = part.skip if skip is None else skip, part.limit if limit is None else limit
         shape, values = shaped(self._entity, {**part.asked(), **asked})
         # One more than is wanted tells whether there is a next page.
