@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Enum
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString
 
+import app.engine.records
 import app.models  # noqa: F401  # every table, so that autogenerate can see it
 from alembic import context
 from app.engine.migrations import connect

@@ -9,6 +9,7 @@ Read it in this order:
 5. `accounts.py` and `security.py`: who may log in, and what a token is.
 6. `main.py`: how it is put together; `errors.py`: how it refuses.
 
+`extras/` holds the routes that are alike for every entity: docs/extras.md.
 `engine/` is the engine room: how verbs become SQL and reach the database, and in `engine/http/` how requests come in.
 docs/engine.md says why it exists.
 """

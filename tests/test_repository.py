@@ -17,8 +17,9 @@ TOP_LEVEL = {
     *("pyproject.toml", ".env", "README.md", "AGENTS.md", "LICENSE", "CHANGELOG.md"),
     *(".ci", ".github", ".gitignore", ".dockerignore", "Dockerfile", "requirements.txt"),
 }
-READERS_PATH = sorted(file for file in (ROOT / "app").rglob("*.py") if "engine" not in file.parts)
-ENGINE = sorted((ROOT / "app" / "engine").rglob("*.py"))
+# What is alike for every entity, and edited for none.
+ENGINE = sorted(file for part in ("engine", "extras") for file in (ROOT / "app" / part).rglob("*.py"))
+READERS_PATH = sorted(file for file in (ROOT / "app").rglob("*.py") if file not in ENGINE)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # What is in here is for tests and measurements, and opens nothing else.
 HARMLESS = ("tests/", "benchmarks/")

