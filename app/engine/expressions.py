@@ -10,6 +10,7 @@ from app.engine import visibility
 from app.engine.caller import ME, Standing
 from app.engine.filters import beyond, conditions, order
 from app.engine.queries import Shape
+from app.engine.recording import acting
 from app.models.base import Access, Entity
 
 LIMIT, SKIP = bindparam("limit", type_=BigInteger), bindparam("skip", type_=BigInteger)
@@ -64,16 +65,17 @@ class Expressions:
         return found.order_by(rows.c.id.desc())
 
     def create(self, role: str, refers: tuple[str, ...], *names: str) -> ClauseElement:
-        row = select(*(self._new(name) for name in names)).where(*self._creatable(role), *self._refer(role, refers))
+        row = select(*(self._new(name) for name in names)).where(acting(), *self._creatable(role))
+        row = row.where(*self._refer(role, refers))
         return insert(self.table).from_select(names, row, include_defaults=False).returning(*self.columns)
 
     def update(self, role: str, refers: tuple[str, ...], checked: bool, *names: str) -> ClauseElement:
-        rows = update(self.table).where(self._is_row(), *self._visible(role), *self._unchanged(checked))
+        rows = update(self.table).where(self._is_row(), acting(), *self._visible(role), *self._unchanged(checked))
         rows = rows.where(*self._joins(role, names), *self._refer(role, refers))
         return rows.values({name: self._new(name) for name in names}).returning(*self.columns)
 
     def delete(self, role: str, checked: bool) -> ClauseElement:
-        rows = delete(self.table).where(self._is_row(), *self._visible(role), *self._unchanged(checked))
+        rows = delete(self.table).where(self._is_row(), acting(), *self._visible(role), *self._unchanged(checked))
         return rows.returning(self.table.c.id)
 
     def refers(self, role: str, name: str) -> ClauseElement:
