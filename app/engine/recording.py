@@ -18,9 +18,12 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from app.engine.queries import plain, shown
 from app.engine.records import changes
-from app.engine.visibility import entities
-from app.models.base import Access, Entity
+from app.engine.visibility import entities, whose
+from app.models.base import Entity
 
+# What the number of the next transaction is at least: on SQLite, the id of the next change.
+NEXT = "(SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'changes')"
+HORIZON = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint + changes_offset()"
 PARTS = 50  # of an image that one function of SQLite's puts together: it takes 127 arguments
 
 
@@ -43,9 +46,35 @@ def _acting(element: acting, compiler: SQLCompiler, **options: Any) -> str:  # n
     return f"acting({who})" if compiler.dialect.name == "sqlite" else f"set_config('cadre.acting', {who}, true) <> '-'"
 
 
-def whose(entity: type[Entity]) -> str | None:
-    """The column that says who sees a row of `entity`; None if that is alike for all rows."""
-    return {Access.OWNED: entity.__owner__, Access.TEAM: entity.__team__}.get(entity.__access__)
+class settled(FunctionElement[bool]):  # noqa: N801  # a function in SQL
+    """Whether every transaction of a lower number than this one has ended, so that none can come to light any more.
+
+    PostgreSQL numbers transactions when they begin to write, and they end in another order. On SQLite one writes at a
+    time, and what can be read has ended.
+    """
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(settled)
+def _settled(element: settled, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  # SQLAlchemy's
+    number = compiler.process(element.clauses, **options)
+    if compiler.dialect.name == "sqlite":
+        return f"{number} > 0"
+    return f"{number} < {HORIZON}"
+
+
+class horizon(FunctionElement[int]):  # noqa: N801  # a function in SQL
+    """The number below which every transaction is settled."""
+
+    type = sa.BigInteger()
+    inherit_cache = True
+
+
+@compiles(horizon)
+def _horizon(element: horizon, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  # SQLAlchemy's
+    return NEXT if compiler.dialect.name == "sqlite" else HORIZON
 
 
 # SQLite.
@@ -95,7 +124,7 @@ def _triggers(entity: type[Entity]) -> list[str]:
     return [
         f"CREATE TEMP TRIGGER {name}_{event} AFTER {event} ON main.{name} BEGIN"  # noqa: S608  # names in our code
         " INSERT INTO changes (transaction_id, at, entity, row_id, whose, action, user_id, request_id, image) VALUES ("
-        " transaction_number((SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'changes')),"
+        f" transaction_number({NEXT}),"
         f" strftime('%Y-%m-%d %H:%M:%f000', 'now'), '{name}', {row}.id, {f'{row}.{seen_by}' if seen_by else 'NULL'},"
         f" {action}, CAST(acting_part(0) AS INTEGER), acting_part(1), {_image(entity, row)}); END"
         for event, row, action in events

@@ -35,7 +35,7 @@ class Verbs(Generic[Read]):
     """
 
     def __init__(self, entity: type[Entity], read: type[Read], standing: Standing) -> None:
-        self._entity, self._read, self._standing = entity, read, standing
+        self.entity, self.read, self._standing = entity, read, standing
         self._table = entity.__table__
         self._say = Expressions(entity, read, standing)
         self._conflicts = Conflicts(entity) if entity.__conflicts__ else None
@@ -60,19 +60,19 @@ class Verbs(Generic[Read]):
         """
         part = query or FIRST_PAGE
         skip, limit = part.skip if skip is None else skip, part.limit if limit is None else limit
-        shape, values = shaped(self._entity, {**part.asked(), **asked})
+        shape, values = shaped(self.entity, {**part.asked(), **asked})
         # One more than is wanted tells whether there is a next page.
-        rows = await self._run(caller, "page", (shape,), {**values, "skip": skip, "limit": limit + 1})
+        rows = await self.run(caller, "page", (shape,), {**values, "skip": skip, "limit": limit + 1})
         found = self._hydrator(caller.db.dialect)(rows[:limit])
         if query:
-            following = cursor_of(self._entity, shape.sort, found[-1]) if found and len(rows) > limit else None
+            following = cursor_of(self.entity, shape.sort, found[-1]) if found and len(rows) > limit else None
             total = await self._count(caller, shape, values) if query.count else None
             query.tell(following, total)
         return found
 
     async def get(self, caller: Caller, row_id: int) -> Read:
         """The row. Raises Missing."""
-        return self._one(caller, await self._run(caller, "get", (), {"row_id": row_id}))
+        return self._one(caller, await self.run(caller, "get", (), {"row_id": row_id}))
 
     async def by_ids(self, caller: Caller, ids: Iterable[int]) -> dict[int, Read]:
         """The rows with these `ids`, by id: those that there are for the caller. One statement for each 1024."""
@@ -88,8 +88,8 @@ class Verbs(Generic[Read]):
         """For each of `ids` the newest rows whose `column` it is, at most `limit`. One statement for all of them."""
         found: dict[int, list[Read]] = {row_id: [] for row_id in ids}
         if found:
-            shape, values = shaped(self._entity, {f"{column}__in": list(found)})
-            rows = await self._run(caller, "children", (column, shape), {**values, "limit": limit})
+            shape, values = shaped(self.entity, {f"{column}__in": list(found)})
+            rows = await self.run(caller, "children", (column, shape), {**values, "limit": limit})
             for row in self._hydrator(caller.db.dialect)(rows):
                 found[getattr(row, column)].append(row)
         return found
@@ -152,15 +152,16 @@ class Verbs(Generic[Read]):
             self._unless_stale(await self.get(caller, row_id), version)
             await self.delete(caller, row_id, version=version)  # for a moment the caller was in another role
 
-    async def _run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
+    async def run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
+        """The rows of a statement that Expressions has, in the role that the caller has now. For the engine's own."""
         rows = await caller.db.run(self._statement(verb, caller.role, shape), {**values, **caller.binds})
         if rows or caller.identity is None:
             return rows
         # Nothing came back: is there nothing, or is the caller no longer who the token says?
         known = await self._standing.recognise(caller)
         if known.role != caller.role:
-            return await self._run(known, verb, shape, values)
-        if known.role == "user" and self._entity.__access__ is Access.RESTRICTED:
+            return await self.run(known, verb, shape, values)
+        if known.role == "user" and self.entity.__access__ is Access.RESTRICTED:
             raise Forbidden("That is for superusers.")
         return rows
 
@@ -169,7 +170,7 @@ class Verbs(Generic[Read]):
             # Which references are not empty, and so must be of rows that are there.
             shape = (tuple(name for name in self._say.references if values.get(f"new_{name}") is not None), *shape)
         if self._conflicts is None:
-            return await self._run(caller, verb, shape, values)
+            return await self.run(caller, verb, shape, values)
         return await self._write_checked(self._conflicts, caller, verb, shape, values)
 
     @retried
@@ -179,19 +180,19 @@ class Verbs(Generic[Read]):
         async with caller.db.transaction() as db:
             # Before a deletion too: two that deleted, and go on to create, would wait for each other.
             await rules.hold_off_others(db)
-            rows = await self._run(replace(caller, db=db), verb, shape, values)
+            rows = await self.run(replace(caller, db=db), verb, shape, values)
             if rows and verb != "delete":
                 await rules.check(db, rows[0][self._say.columns.index(self._table.c.id)])
             return rows
 
     async def _count(self, caller: Caller, shape: Shape, values: dict[str, Any]) -> int:
-        rows = await self._run(caller, "count", (shape._replace(place=""),), values)
+        rows = await self.run(caller, "count", (shape._replace(place=""),), values)
         return int(rows[0][0])
 
     async def _check_references(self, caller: Caller, values: dict[str, Any]) -> None:
         """Raise Invalid for the first that is not there for the caller: missing and invisible are told alike."""
         for name in sorted(self._say.references):
-            if values.get(f"new_{name}") is not None and not await self._run(caller, "refers", (name,), values):
+            if values.get(f"new_{name}") is not None and not await self.run(caller, "refers", (name,), values):
                 thing = target_of(self._table.c[name]).name.replace("_", " ")
                 raise Invalid(f"{name} is none of the {thing} that you can see.")
 
@@ -226,7 +227,7 @@ class Verbs(Generic[Read]):
         return more
 
     def _make_hydrator(self, dialect: Dialect) -> Callable[[Sequence[Row]], list[Read]]:
-        return hydrator(self._read, self._say.columns, dialect)
+        return hydrator(self.read, self._say.columns, dialect)
 
     def _compile(self, verb: str, role: str, shape: tuple[Any, ...]) -> Statement:
         return Statement(getattr(self._say, verb)(role, *shape), unbounded=verb == "count")
