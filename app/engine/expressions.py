@@ -94,7 +94,9 @@ class Expressions:
 
     def _changes(self, role: str) -> Select[Any]:
         seen = visibility.seen_by(self.entity, changes.c.whose, role)
-        return select(*recorded).where(changes.c.entity == self.table.name, *self._holds(role), *seen)
+        return select(*recorded).where(
+            changes.c.entity == self.table.name, changes.c.row_id > 0, *self._holds(role), *seen
+        )
 
     def refers(self, role: str, name: str) -> ClauseElement:
         """Whether what `name` shall refer to is there, for this caller; a row's team, whether they are in it."""

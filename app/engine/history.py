@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field, JsonValue
-from sqlalchemy import Column, Date, DateTime, Float, LargeBinary, Numeric, Uuid, bindparam, select
+from sqlalchemy import BigInteger, Column, Date, DateTime, Float, LargeBinary, Numeric, Uuid, bindparam, select
 
 from app.engine.caller import Caller
 from app.engine.cursors import adapter
@@ -25,7 +25,7 @@ from app.models.base import Entity
 
 NEWEST = 2**63 - 1
 EVERY = ("version", "updated_at")  # what every change changes
-PRUNED = "pruned"  # the action of the one row that says up to which transaction nothing may be left
+PRUNED = "pruned"  # the action of an entity's row 0, which says up to which transaction something may be lost
 NOW = "now"
 FULL = 100  # changes told at once
 POSITION = r"^(\d{1,19}-\d{1,19}|now)$"
@@ -86,7 +86,8 @@ class History(Generic[Read]):
         transaction, number = position(after)
         values = {"after_transaction": transaction, "after_id": number, "limit": limit}
         found = await self._verbs.run(caller, "since", (), values)
-        if transaction and await caller.db.run(_PRUNED, {"transaction": transaction}):
+        mark = {"entity": self._verbs.entity.__table__.name, "transaction": transaction}
+        if transaction and await caller.db.run(_PRUNED, mark):
             raise Gone(
                 "What changed since then is not all kept any more: read the list anew, and begin with after=now."
             )
@@ -103,7 +104,9 @@ class History(Generic[Read]):
 _HORIZON = Statement(select(horizon()))
 _PRUNED = Statement(
     select(changes.c.id).where(
-        changes.c.entity == changes.name, changes.c.action == PRUNED, changes.c.row_id > bindparam("transaction")
+        changes.c.entity == bindparam("entity"),
+        changes.c.row_id == 0,
+        changes.c.transaction_id > bindparam("transaction", type_=BigInteger),
     )
 )
 
