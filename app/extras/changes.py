@@ -69,7 +69,8 @@ def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel])
                 for change in found:
                     yield ServerSentEvent(data=change, id=change.position)
                     start = change.position
-                if time.monotonic() > end or getattr(request.state, "stopping", False):
+                is_over = time.monotonic() > end or getattr(request.state, "stopping", False)
+                if is_over or request.method == "HEAD":
                     return
                 if len(found) < FULL:
                     await asyncio.sleep(PAUSE)
