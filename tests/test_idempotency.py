@@ -13,15 +13,15 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, insert, select, update
 
 from app import main
-from app.crud import items
+from app.crud import items, transaction
 from app.deps import Application, Caller, SessionDep
 from app.engine import keys as kept
 from app.engine import transaction as shared_transaction
 from app.engine.http import dispatch
-from app.engine.http.idempotency import IDEMPOTENT, IDEMPOTENT_LATER, begin_now
+from app.engine.http.idempotency import IDEMPOTENT, IDEMPOTENT_LATER, NOT_IDEMPOTENT, begin_now
 from app.engine.records import keys
 from app.engine.statement import Statement
-from app.engine.violations import BUSY
+from app.engine.waiting import BUSY, retried
 from app.errors import Missing, Overtaken
 from app.main import create_app
 from app.models import Item, ItemCreate, ItemRead
@@ -265,11 +265,23 @@ async def create_from_nothing(caller: Caller) -> str:
     return (await make(caller, "nothing")).title
 
 
+@router.post("/secret", status_code=201, openapi_extra=NOT_IDEMPOTENT)
+async def create_secret(caller: Caller, data: ItemCreate) -> str:
+    return (await make(caller, data.title)).title
+
+
 @router.post("/session", status_code=201)
 def create_by_session(caller: Caller, session: SessionDep, data: ItemCreate) -> str:
     session.add(Item(title=data.title, owner_id=caller.id))
     session.commit()
     return data.title
+
+
+@retried
+async def lose(caller: Any) -> None:
+    """Somebody else was faster, each time."""
+    async with transaction(caller):
+        raise Overtaken(BUSY)
 
 
 @router.post("/fail", status_code=201)
@@ -279,7 +291,7 @@ async def fail_after_it(request: Request, application: Application, caller: Call
     await make(application, data.title)
     request.app.state.fails -= 1
     if request.app.state.fails == 1:
-        raise Overtaken(BUSY)
+        await lose(caller)
     if request.app.state.fails == 0:
         raise ZeroDivisionError
     return data.title
@@ -287,12 +299,12 @@ async def fail_after_it(request: Request, application: Application, caller: Call
 
 @router.post("/catch", status_code=201)
 async def catch_what_is_refused(caller: Caller, data: ItemCreate) -> str:
-    async def lose(tx: Any) -> None:
-        async with tx.db.transaction():
+    async def look(caller: Any) -> None:
+        async with transaction(caller):
             raise Missing("It was not there.")
 
     with pytest.raises(Missing):
-        await lose(caller)
+        await look(caller)
     return (await make(caller, data.title)).title
 
 
@@ -347,12 +359,14 @@ def test_a_route_that_reads_for_itself_begins_when_it_has_all(ann: Person):
     assert titles(ann) == ["one"]
 
 
-def test_a_session_is_in_no_such_transaction_so_its_route_refuses_a_key(client: TestClient, ann: Person):
-    refused = send(ann, "k1", path="/scratch/session")
+@pytest.mark.parametrize("route", ["session", "secret"])
+def test_where_nothing_can_be_kept_or_must_not_a_key_is_refused(client: TestClient, ann: Person, route: str):
+    """A Session is in no such transaction; and what is secret must not lie about."""
+    refused = send(ann, "k1", path=f"/scratch/{route}")
     assert refused.status_code == 422
     assert refused.json()["detail"] == "Nothing is kept under an Idempotency-Key here. Send it without."
     assert (titles(ann), count_keys(client)) == ([], 0)
-    assert send(ann, None, path="/scratch/session").status_code == 201
+    assert send(ann, None, path=f"/scratch/{route}").status_code == 201
 
 
 @pytest.mark.parametrize(("fails", "status", "later"), [(2, 503, "1"), (1, 500, None)], ids=["overtaken", "defect"])
@@ -420,6 +434,17 @@ async def _until_cancelled(app: FastAPI, token: str) -> list[Any]:
     with pytest.raises(asyncio.CancelledError):
         await task
     return sent
+
+
+def test_a_mark_where_nobody_asks_who_is_calling_stops_the_start(settings: Settings):
+    app = create_app(settings)
+
+    @app.post("/scratch", openapi_extra=IDEMPOTENT)
+    async def take_from_anybody() -> None:
+        """Whose would the key be?"""
+
+    with pytest.raises(TypeError, match="^/scratch cannot take an Idempotency-Key: it asks for no Caller.$"):
+        dispatch.install(app)
 
 
 def test_the_document_tells_who_takes_a_key(app: FastAPI):

@@ -6,10 +6,8 @@ again under the same key. Of two at once, the second waits for the first.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
-from hashlib import sha256
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -18,13 +16,13 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import RouteContext, iter_route_contexts
 from fastapi.security.base import SecurityBase
-from sqlalchemy import Dialect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.engine import keys
 from app.engine.caller import Caller, Standing
+from app.engine.http.attempts import Answered, Attempt, Begins, Undone
 from app.engine.http.bodies import given_back
-from app.engine.statement import Row, Runs, Statement, Values
+from app.engine.keys import Answer
+from app.engine.statement import Runs
 from app.errors import Invalid
 
 MARK = "x-idempotent"
@@ -32,6 +30,10 @@ MARK = "x-idempotent"
 IDEMPOTENT: dict[str, Any] = {MARK: True}
 #: For one that reads its body itself, bit by bit: it calls `begin_now` when it has all of it.
 IDEMPOTENT_LATER: dict[str, Any] = {MARK: "later"}
+#: For a creation whose answer must not be kept, as a secret that is shown once: it refuses a key.
+NOT_IDEMPOTENT: dict[str, Any] = {MARK: False}
+
+REFUSED = "Nothing is kept under an Idempotency-Key here. Send it without."
 
 # A string as RFC 9651 has it (3.3.3), as the draft wants it, or bare, as everybody sends it.
 BARE, QUOTED = r"[!#-~]{1,255}", r'"(?:[ !#-\[\]-~]|\\["\\]){1,255}"'
@@ -50,9 +52,15 @@ REPLAYED = {
 
 
 def takes_key(context: RouteContext) -> bool:
-    """Whether a request of that route may have a key: creations that ask who is calling, and what is marked."""
+    """Whether that route looks at a key: creations that ask who is calling, and what is marked.
+
+    Raises TypeError for a mark where nobody asks who is calling: whose would the key be?
+    """
+    asks = _asks_who(getattr(context, "dependant", Dependant()))
+    if _mark(context) and not asks:
+        raise TypeError(f"{context.path} cannot take an Idempotency-Key: it asks for no Caller.")
     is_creation = context.methods == {"POST"} and getattr(context, "status_code", None) == 201
-    return (is_creation or _mark(context) is not None) and _asks_who(getattr(context, "dependant", Dependant()))
+    return asks and (is_creation or _mark(context) is not None)
 
 
 async def begin(scope: Scope, caller: Caller, standing: Standing) -> Caller:
@@ -69,7 +77,7 @@ async def begin(scope: Scope, caller: Caller, standing: Standing) -> Caller:
     return replace(caller, db=attempt)
 
 
-async def begin_now(scope: Scope, transaction: Callable[[], AbstractAsyncContextManager[Runs]] | None = None) -> None:
+async def begin_now(scope: Scope, transaction: Begins | None = None) -> None:
     """For an IDEMPOTENT_LATER route, when all of the body was read. What its caller does now, is in `transaction`."""
     attempt: Attempt | None = scope.get("attempt")
     if attempt:
@@ -84,7 +92,7 @@ def shared(scope: Scope, database: Runs) -> Runs:
 def refuse_key(scope: Scope) -> None:
     """Raise Invalid if the request has a key: what follows cannot be in its transaction, and might be done twice."""
     if "attempt" in scope:
-        raise Invalid("Nothing is kept under an Idempotency-Key here. Send it without.")
+        raise Invalid(REFUSED)
 
 
 def document_keys(app: FastAPI, schema: dict[str, Any]) -> None:
@@ -94,7 +102,8 @@ def document_keys(app: FastAPI, schema: dict[str, Any]) -> None:
             operation = schema["paths"].get(context.path, {}).get(method.lower(), {})
             operation.pop(MARK, None)
             # A plain `def` has a Session, and refuses the key.
-            if operation and takes_key(context) and iscoroutinefunction(context.endpoint):
+            is_kept = _mark(context) is not False and iscoroutinefunction(context.endpoint)
+            if operation and is_kept and takes_key(context):
                 parameters = operation.setdefault("parameters", [])
                 parameters += [] if PARAMETER in parameters else [PARAMETER]
                 for status, answer in operation["responses"].items():
@@ -106,23 +115,25 @@ class Once:
     """Answers as `app` does, which is the route `context`."""
 
     def __init__(self, app: ASGIApp, context: RouteContext) -> None:
-        self._app, self._begins_later = app, _mark(context) == "later"
+        self._app, self._mark = app, _mark(context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sent = [value for name, value in scope["headers"] if name == b"idempotency-key"]
         if not sent:
             await self._app(scope, receive, send)
             return
-        attempt = scope["attempt"] = Attempt(scope, _read_key(sent), begins_later=self._begins_later)
+        if self._mark is False:
+            raise Invalid(REFUSED)
+        attempt = scope["attempt"] = Attempt(scope, _read_key(sent), begins_later=self._mark == "later")
         receive = attempt.hashing(receive)
-        if not self._begins_later:
+        if not attempt.begins_later:
             receive = given_back((await receive())["body"], receive)  # dispatch.py has it whole
         try:
-            with suppress(_Undone):
+            with suppress(Undone):
                 async with attempt.stack:
                     await self._app(scope, receive, attempt.holding(send))
-                    raise _Undone  # what is still open here was never answered
-        except _Answered as known:
+                    raise Undone  # what is still open here was never answered
+        except Answered as known:
             await _send_again(known.answer, send)
         except Exception:
             if attempt.failure:
@@ -130,101 +141,7 @@ class Once:
             raise
 
 
-class Attempt:
-    """A request with a key. It is where its caller's statements run: in its transaction, for as long as that lasts."""
-
-    caller: Caller
-    standing: Standing
-
-    def __init__(self, scope: Scope, key: str, *, begins_later: bool) -> None:
-        self.stack = AsyncExitStack()  # holds the transaction
-        self.begins_later = begins_later
-        self.failure: Exception | None = None  # of the commit
-        state = scope["app"].state
-        self._key, self._hours = key, state.settings.idempotency_hours
-        self._database: Runs = state.database
-        self._db: Runs = state.database
-        self._hash = sha256(b"%b %b?%b\n" % (scope["method"].encode(), scope["raw_path"], scope["query_string"]))
-
-    @property
-    def dialect(self) -> Dialect:
-        return self._db.dialect
-
-    async def run(self, statement: Statement, values: Values) -> list[Row]:
-        return await self._db.run(statement, values)
-
-    def transaction(self) -> AbstractAsyncContextManager[Runs]:
-        return self._db.transaction()
-
-    @property
-    def is_open(self) -> bool:
-        return self._db is not self._database
-
-    async def begin(self, transaction: Callable[[], AbstractAsyncContextManager[Runs]]) -> None:
-        if self.is_open:
-            return
-        self._db = await self.stack.enter_async_context(transaction())
-        # Before any answer is shown to somebody who was shut out since.
-        await self.standing.recognise(replace(self.caller, db=self._db))
-        asked = self._hash.hexdigest()
-        answer = await keys.claim(self._db, self.caller.id, self._key, asked, hours=self._hours)
-        if answer:
-            raise _Answered(answer)
-
-    def hashing(self, receive: Receive) -> Receive:
-        async def receive_hashed() -> Message:
-            message = await receive()
-            self._hash.update(message.get("body", b""))
-            return message
-
-        return receive_hashed
-
-    def holding(self, send: Send) -> Send:
-        """An answer is held back until the transaction has ended: committed for a success, else undone."""
-        held: list[Message] = []
-
-        async def send_held(message: Message) -> None:
-            if not self.is_open:
-                await send(message)
-                return
-            held.append(message)
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                await self._end(held)
-                for each in held:
-                    await send(each)
-
-        return send_held
-
-    async def _end(self, messages: Sequence[Message]) -> None:
-        # Now, and not when the app returns: what it does after its answer must not be part of this, nor come before.
-        status, headers = messages[0]["status"], messages[0]["headers"]
-        body = b"".join(message.get("body", b"") for message in messages)
-        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        try:
-            with suppress(_Undone):
-                async with self.stack:
-                    if not 200 <= status < 300:
-                        raise _Undone
-                    await keys.keep(self._db, self.caller.id, self._key, keys.Answer(status, pairs, body))
-        except Exception as error:
-            self.failure = error
-            raise
-        finally:
-            self._db = self._database
-
-
-class _Undone(Exception):
-    """Roll back."""
-
-
-class _Answered(Exception):
-    """No refusal, so that nobody but Once makes an answer of it."""
-
-    def __init__(self, answer: keys.Answer) -> None:
-        self.answer = answer
-
-
-async def _send_again(answer: keys.Answer, send: Send) -> None:
+async def _send_again(answer: Answer, send: Send) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
     headers.append((b"idempotency-replayed", b"true"))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
