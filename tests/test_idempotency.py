@@ -303,9 +303,10 @@ async def catch_what_is_refused(caller: Caller, data: ItemCreate) -> str:
         async with transaction(caller):
             raise Missing("It was not there.")
 
+    row = await make(caller, data.title)
     with pytest.raises(Missing):
         await look(caller)
-    return (await make(caller, data.title)).title
+    return row.title
 
 
 @router.post("/afterwards", status_code=201)
@@ -443,7 +444,7 @@ def test_a_mark_where_nobody_asks_who_is_calling_stops_the_start(settings: Setti
     async def take_from_anybody() -> None:
         """Whose would the key be?"""
 
-    with pytest.raises(TypeError, match="^/scratch cannot take an Idempotency-Key: it asks for no Caller.$"):
+    with pytest.raises(TypeError, match=r"^/scratch cannot take an Idempotency-Key: it asks for no Caller.$"):
         dispatch.install(app)
 
 
