@@ -13,7 +13,7 @@ from sqlmodel import Session
 from app import accounts, crud
 from app.engine import caller as engine
 from app.engine.hashing import Hasher as PasswordHasher
-from app.engine.http.etags import read_if_match
+from app.engine.http import etags, idempotency
 from app.engine.http.queries import ListQuery
 from app.engine.queries import Query as Query
 from app.engine.queries import query_class
@@ -41,7 +41,7 @@ async def get_hasher(request: Request) -> PasswordHasher:
 
 
 async def get_application(request: Request) -> engine.Caller:
-    return engine.Caller(request.app.state.database)
+    return engine.Caller(idempotency.shared(request.scope, request.app.state.database))
 
 
 class Credentials(SecurityBase):
@@ -62,7 +62,7 @@ class Credentials(SecurityBase):
         else:
             raise Unauthenticated("Log in first: send a token.", error=None)
         request.scope["user_id"] = identity.user_id  # for the log
-        return engine.Caller(state.database, identity)
+        return await idempotency.begin(request.scope, engine.Caller(state.database, identity), crud.standing)
 
 
 Settings = Annotated[AllSettings, Depends(get_settings)]
@@ -98,7 +98,7 @@ def _plain(value: object) -> object:
 
 RowId = Annotated[Ref, Path(), BeforeValidator(_plain)]
 # For a verb's `version`. None if the client does not mind which.
-IfMatch = Annotated[int | None, Depends(read_if_match)]
+IfMatch = Annotated[int | None, Depends(etags.read_if_match)]
 
 
 def query_of(entity: type[Entity]) -> Any:  # noqa: ANN401  # what FastAPI's Depends says it returns
@@ -113,6 +113,7 @@ def created(response: Response, path: str, row: Created) -> Created:
 
 
 async def get_session_place(request: Request) -> AsyncIterator[None]:
+    idempotency.refuse_key(request.scope)
     async with place(request.app.state.session_places):
         yield
 

@@ -12,7 +12,7 @@ from app.deps import require_writable
 from app.engine import logs
 from app.engine.database import connect
 from app.engine.hashing import Hasher
-from app.engine.http import dispatch, refusals
+from app.engine.http import dispatch, idempotency, refusals
 from app.engine.http.answers import CatchAll, Cors
 from app.engine.http.queries import document_lists
 from app.engine.openapi import document
@@ -25,7 +25,8 @@ from app.routers.token import router as token
 from app.settings import Settings, get_settings
 from app.start import prepare
 
-EXPOSED = ("Link", "X-Total-Count", "ETag", "Location", "Retry-After", "X-Request-Id", "X-Process-Time")
+EXPOSED = ["Link", "X-Total-Count", "ETag", "Location", "Retry-After", "X-Request-Id", "X-Process-Time"]
+EXPOSED += ["Idempotency-Replayed"]
 
 
 @asynccontextmanager
@@ -61,6 +62,7 @@ class Cadre(FastAPI):
         schema = super().openapi()  # which keeps it
         document_lists(self, schema)
         document(schema)
+        idempotency.document_keys(self, schema)
         return schema
 
 

@@ -44,12 +44,15 @@ class Settings(BaseSettings):
     max_body_size: int = Field(2**17, ge=1024, le=2**30, description="Bytes of a request's body; more get 413.")
     history_days: int = Field(365, ge=0, le=36500, description="How long changes are kept. 0: for ever.")
     hosts: Words = Field((), description="Names this server answers to: `api.example.com,*.example.org`. None: any.")
+    idempotency_hours: int = Field(
+        24, ge=1, le=8760, description="How long an answer is kept under an Idempotency-Key."
+    )
     log_requests: bool = Field(True, description="A line in the log for each request.")
     cors_origins: Words = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
     cors_origin_regex: str | None = Field(None, description="The same as one regular expression.")
     cors_credentials: bool = Field(False, description="Whether those pages may send cookies.")
     cors_methods: Words = ("GET", "HEAD", "POST", "PATCH", "DELETE")
-    cors_headers: Words = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Token")
+    cors_headers: Words = ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "X-Token")
     cors_max_age: int = Field(600, ge=0, le=86400, description="Seconds a browser may remember a preflight.")
     first_superuser_username: str = Field("admin", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$", max_length=64)
     first_superuser_email: EmailStr = "admin@example.com"

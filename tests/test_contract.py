@@ -76,6 +76,17 @@ def test_a_created_row_is_where_its_answer_says(world: World, kind: Kind, owner:
     assert world.ask(owner, "GET", at(kind, row)).json() == row
 
 
+@pytest.mark.promise("I18")
+def test_a_creation_that_is_sent_again_makes_no_second_row(world: World, kind: Kind, owner: Person):
+    body, other, key = world.body(kind), world.body(kind), {"Idempotency-Key": f"{kind}-1"}
+    first, again = [world.ask(owner, "POST", kind.path, body, headers=key) for _ in range(2)]
+    assert (first.status_code, again.status_code, again.headers["Idempotency-Replayed"]) == (201, 201, "true")
+    assert (again.content, again.headers["ETag"]) == (first.content, first.headers["ETag"])
+    assert again.headers["Location"] == first.headers["Location"]
+    later = world.ask(owner, "POST", kind.path, other)
+    assert world.ask(owner, "GET", f"{kind.path}?limit=2").json() == [later.json(), first.json()]
+
+
 def test_what_must_be_there_is_enough_and_is_asked_for(world: World, kind: Kind, owner: Person):
     body = world.body(kind, whole=False)
     created = world.ask(owner, "POST", kind.path, body)

@@ -26,6 +26,7 @@ FOREIGN = [
     *("https://preview.example", "https://a.preview.example.evil.example", "https://evil.example#.preview.example"),
 ]
 EXPOSED = {"Link", "X-Total-Count", "ETag", "Location", "Retry-After", "X-Request-Id", "X-Process-Time"}
+EXPOSED |= {"Idempotency-Replayed"}
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_a_preflight_says_what_such_a_page_may_do_and_for_how_long(serve: Callab
     assert response.status_code == 200
     assert response.headers["Access-Control-Allow-Origin"] == OUR_PAGE
     assert words(response, "Access-Control-Allow-Methods") == {"GET", "HEAD", "POST", "PATCH", "DELETE"}
-    ours = {"Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Token"}
+    ours = {"Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "X-Token"}
     always = {"Accept", "Accept-Language", "Content-Language", "Content-Type"}  # which any page may send
     assert words(response, "Access-Control-Allow-Headers") == ours | always
     assert response.headers["Access-Control-Max-Age"] == "600"

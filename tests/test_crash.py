@@ -5,18 +5,21 @@ import logging
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, text
 
 from app.engine import migrations
 from app.engine.database import connect
@@ -176,6 +179,78 @@ def test_what_was_acknowledged_survives_the_servers(tmp_path: Path, full: bool):
             engine.dispose()
         assert seen.keys() == {"200", "201", "cut off"}
         log.info("%s, of %s", figures, dict(seen))
+
+
+@pytest.mark.promise("I18")
+def test_what_is_sent_again_until_it_is_answered_is_done_once_whichever_server_dies(tmp_path: Path, full: bool):
+    """What the dead server had kept is answered again, by one that was started since; what it had not is done now."""
+    seen: Counter[str] = Counter()
+    with ExitStack() as stack:
+        url = stack.enter_context(empty_database(tmp_path, "again"))
+        migrations.upgrade(url)
+        engine = create_session_engine(url)
+        stack.callback(engine.dispose)
+
+        def serve() -> Server:
+            server = Server(tmp_path, settings_for(url) | {"ACCESS_TOKEN_MINUTES": "60"})
+            stack.callback(server.close)
+            return server
+
+        dying, other = serve(), serve()
+        sign_up(other.is_up())
+        assert other.log_in("ann").status_code == 200
+        pool = stack.enter_context(ThreadPoolExecutor(WRITERS))
+        for number in range(30 if full else 2):
+            dying.is_up().http.headers["Authorization"] = other.http.headers["Authorization"]
+            cut_off = [pool.submit(create_until_cut_off, dying, f"{number} {n}") for n in range(WRITERS)]
+            a_moment()
+            create_unheard(dying, f"{number} unheard", engine)
+            dying.kill()
+            assert create(other.http, f"{number} unheard").headers["Idempotency-Replayed"] == "true"
+            for title in [each.result() for each in cut_off]:
+                seen[create(other.http, title).headers.get("Idempotency-Replayed", "done now")] += 1
+            dying, other = other, serve().is_up()
+            other.http.headers["Authorization"] = dying.http.headers["Authorization"]
+        titles = [title for (title,) in sql(engine, "SELECT title FROM items")]
+        assert len(titles) == len(set(titles))
+        log.info("%s, of %d in all", dict(seen), len(titles))
+
+
+def create(http: httpx.Client, title: str) -> httpx.Response:
+    """An item, under a key that is its title."""
+    answer = http.post("/items", json={"title": title}, headers={"Idempotency-Key": title.replace(" ", "-")})
+    assert answer.status_code == 201
+    return answer
+
+
+def create_until_cut_off(server: Server, name: str) -> str:
+    """One item after the other; the title of the first that was not answered."""
+    with server.client() as http:
+        http.headers["Authorization"] = server.http.headers["Authorization"]
+        for number in count():
+            try:
+                create(http, f"{name} {number}")
+            except httpx.TransportError:
+                return f"{name} {number}"
+    raise AssertionError
+
+
+def create_unheard(server: Server, title: str, engine: Engine) -> None:
+    """An item that is there, but whose answer has reached nobody."""
+    request = server.http.build_request(
+        "POST", "/items", json={"title": title}, headers={"Idempotency-Key": title.replace(" ", "-")}
+    )
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(f"POST /api/v1/items HTTP/1.1\r\n{head}\r\n".encode() + request.content)
+        while not is_there(engine, title):
+            time.sleep(0.01)
+
+
+def is_there(engine: Engine, title: str) -> bool:
+    """Read without a lock, which could not be had while so many write."""
+    with engine.connect() as connection:
+        return bool(connection.execute(text("SELECT id FROM items WHERE title = :title"), {"title": title}).first())
 
 
 def sign_up(server: Server) -> None:

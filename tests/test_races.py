@@ -162,6 +162,23 @@ def test_what_is_deleted_twice_was_deleted_once(arena: Arena, seen: Any):
         assert arena.item(item_id) == []
 
 
+@pytest.mark.promise("I18")
+def test_what_is_sent_again_under_its_key_is_done_once_whichever_server_it_comes_to(arena: Arena):
+    ann = arena.sign_up()
+    for number in range(arena.rounds):
+        headers = {"Authorization": f"Bearer {ann.token}", "Idempotency-Key": f"k{number}"}
+        again: list[str | None] = []
+
+        def send(client: httpx.Client, headers: Any = headers, again: list[str | None] = again) -> int:
+            answer = client.post("/items", json={"title": headers["Idempotency-Key"]}, headers=headers)
+            again.append(answer.headers.get("Idempotency-Replayed"))
+            return int(answer.json()["id"])
+
+        ids = arena.race(*[send] * CLIENTS)
+        assert arena.sql("SELECT id FROM items WHERE title = :title", title=f"k{number}") == [(ids[0],)]
+        assert (set(ids), Counter(again)) == ({ids[0]}, {None: 1, "true": CLIENTS - 1})
+
+
 @pytest.mark.promise("U15")
 def test_an_item_does_not_outlive_its_owner(arena: Arena, seen: Any):
     root = arena.sign_up(is_superuser=True)

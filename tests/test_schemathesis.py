@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from sqlalchemy import Engine
 
 from app import accounts
 from app.engine import migrations
+from app.engine.http.idempotency import KEY
 from app.engine.sessions import create_session_engine
 from app.main import create_app
 from app.models import UserCreate
@@ -101,6 +103,9 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     # What it sends where any header will do, whatever the pattern says: nothing else of the request would be tried.
     if case.headers.get("If-Match") == "0":
         del case.headers["If-Match"]
+    # No good key a second time: the second request would not be looked at.
+    if KEY.fullmatch(case.headers.get("Idempotency-Key", "")):
+        case.headers["Idempotency-Key"] = secrets.token_hex(16)
 
 
 @dataclass

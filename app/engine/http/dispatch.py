@@ -17,7 +17,7 @@ from starlette._utils import get_route_path
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.engine.http import bodies, etags
+from app.engine.http import bodies, etags, idempotency
 from app.errors import Misdirected, Unavailable
 
 PLAIN = re.compile(r"(/(\{\w+\}|[^{}/]*))+")  # every parameter is a whole segment, and none is a `{name:path}`
@@ -157,6 +157,8 @@ def _leaf(context: RouteContext, answer: ASGIApp) -> Leaf:
     takes_json = field is not None and type(field.field_info) is Body
     if etags.is_row(getattr(context, "response_model", None)):
         answer = etags.Tagged(answer)
+    if idempotency.takes_key(context):
+        answer = idempotency.Once(answer, context)
     return Leaf(answer, context, takes_json=takes_json, max_body_size=getattr(context, "max_body_size", None))
 
 
