@@ -28,6 +28,14 @@ class Dangling(Clash):
     """A foreign key: no database says of which kind the trouble is, but whoever wrote or deleted knows."""
 
 
+class Taken(Clash):
+    """A value is there already that may be there once. `field` is whose, if it is a single one."""
+
+    def __init__(self, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.field = field
+
+
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether another connection holds the lock, so that trying again helps."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in TAKEN_BY_OTHERS
@@ -100,8 +108,10 @@ def is_broken(error: Exception) -> bool:
 def taken(columns: list[str]) -> Clash:
     names = [column.replace("_", " ") for column in columns]
     if not names:
-        return Clash("That exists already.")
-    return Clash(f"That {names[0]} is taken." if len(names) == 1 else f"That {' and '.join(names)} are taken together.")
+        return Taken("That exists already.")
+    if len(names) == 1:
+        return Taken(f"That {names[0]} is taken.", columns[0])
+    return Taken(f"That {' and '.join(names)} are taken together.")
 
 
 def broken_rule(name: str) -> Invalid:
