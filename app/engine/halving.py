@@ -81,7 +81,7 @@ class Halving(Generic[Read]):
             await self._try([row for row in rows if row.position not in blamed])
         except (Clash, Invalid, Missing) as refusal:
             if len(rows) == 1:
-                self.errors.append(RowError(rows[0].position, refusal, getattr(refusal, "field", None)))
+                self.errors.append(RowError(rows[0].position, refusal, refusal.field))
                 return
             # The first half first: what comes later may clash with it.
             await self._try(rows[: len(rows) // 2])

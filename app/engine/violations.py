@@ -28,14 +28,6 @@ class Dangling(Clash):
     """A foreign key: no database says of which kind the trouble is, but whoever wrote or deleted knows."""
 
 
-class Taken(Clash):
-    """A value is there already that may be there once. `field` is whose, if it is a single one."""
-
-    def __init__(self, detail: str, field: str | None = None) -> None:
-        super().__init__(detail)
-        self.field = field
-
-
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether another connection holds the lock, so that trying again helps."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in TAKEN_BY_OTHERS
@@ -108,10 +100,12 @@ def is_broken(error: Exception) -> bool:
 def taken(columns: list[str]) -> Clash:
     names = [column.replace("_", " ") for column in columns]
     if not names:
-        return Taken("That exists already.")
-    if len(names) == 1:
-        return Taken(f"That {names[0]} is taken.", columns[0])
-    return Taken(f"That {' and '.join(names)} are taken together.")
+        return Clash("That exists already.")
+    if len(names) > 1:
+        return Clash(f"That {' and '.join(names)} are taken together.")
+    clash = Clash(f"That {names[0]} is taken.")
+    clash.field = columns[0]
+    return clash
 
 
 def broken_rule(name: str) -> Invalid:
