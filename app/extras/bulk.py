@@ -12,7 +12,7 @@ from sqlmodel import SQLModel
 
 from app.deps import Caller
 from app.engine.bulk import Bulk
-from app.engine.halving import MOST_ERRORS
+from app.engine.http.refusals import MOST
 from app.engine.verbs import Read, Verbs
 from app.errors import documented
 from app.extras.names import many
@@ -40,40 +40,37 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
 
     @router.post(
         "/bulk",
-        name=f"create_{nouns}",
         summary=f"Create many {words}",
         status_code=201,
         response_model=answered,
         max_body_size=MAX_BODY_SIZE,
         responses=documented(409),
     )
-    @_reads(create)
+    @_endpoint(f"create_{nouns}", create)
     async def create_many(caller: Caller, data: list[Any]) -> list[Read]:
         """All of them or none; answered in the order in which they were sent. An error says at which position."""
         return await bulk.create(caller, data)
 
     @router.patch(
         "/bulk",
-        name=f"update_{nouns}",
         summary=f"Change many {words}",
         response_model=answered,
         max_body_size=MAX_BODY_SIZE,
         responses=documented(404, 409, 412),
     )
-    @_reads(_with_id(update))
+    @_endpoint(f"update_{nouns}", _with_id(update))
     async def update_many(caller: Caller, data: list[Any]) -> list[Read]:
         """Of each row what is sent, and nothing else. All of them or none. An error says at which position."""
         return await bulk.update(caller, [(changes.id, changes, changes.version) for changes in data])
 
     @router.post(
         "/bulk/delete",
-        name=f"delete_{nouns}",
         summary=f"Delete many {words}",
         status_code=204,
         max_body_size=MAX_BODY_SIZE,
         responses=documented(404, 409, 412),
     )
-    @_reads(named)
+    @_endpoint(f"delete_{nouns}", named)
     async def delete_many(caller: Caller, data: list[Any]) -> None:
         """All of them or none, for good. Send ids, or ids with versions. An error says at which position."""
         await bulk.delete(caller, [(row.id, row.version) for row in data])
@@ -81,11 +78,12 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
     return router
 
 
-def _reads(row: object) -> Callable[[Endpoint], Endpoint]:
-    """Says that an endpoint's `data` are such rows: which ones, only the entity knows."""
+def _endpoint(name: str, row: object) -> Callable[[Endpoint], Endpoint]:
+    """Gives an endpoint its name, and says that its `data` are such rows: which ones, only the entity knows."""
+    rows = Annotated[list[row], Len(1, MOST_ROWS), WrapValidator(_check)]  # type: ignore[valid-type]
 
     def say(endpoint: Endpoint) -> Endpoint:
-        endpoint.__annotations__["data"] = Annotated[list[row], Len(1, MOST_ROWS), WrapValidator(_check)]  # type: ignore[valid-type]  # known when it runs
+        endpoint.__name__, endpoint.__annotations__["data"] = name, rows
         return endpoint
 
     return say
@@ -120,10 +118,10 @@ def _check(rows: object, check: ValidatorFunctionWrapHandler) -> list[Any]:
             good += check([row])
         except ValidationError as error:
             wrong += _moved(error, position)
-            if len(wrong) >= MOST_ERRORS:
+            if len(wrong) >= MOST:
                 break
     if wrong:
-        raise ValidationError.from_exception_data("rows", wrong[:MOST_ERRORS])
+        raise ValidationError.from_exception_data("rows", wrong[:MOST])
     return good
 
 

@@ -17,7 +17,7 @@ from app.engine.violations import explain
 from app.engine.waiting import BUSY
 
 log = logging.getLogger("app")
-MOST = 100  # how many errors of one request are listed
+MOST = 20  # how many errors of one request are listed
 
 
 async def on_refusal(_request: Request, error: Exception) -> Response:
