@@ -33,6 +33,8 @@ class Bulk(Statements[Read]):
 
     All or nothing: if a row is refused, Rejected tells which ones, at most MOST_ERRORS, and why.
     `create_good` and `update_good` keep the others; they are for an open transaction.
+
+    Rules over rows are asked after each CHUNK of rows: within it, two rows may change places.
     """
 
     def __init__(self, verbs: Verbs[Read]) -> None:
