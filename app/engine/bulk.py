@@ -159,7 +159,7 @@ class Bulk(Statements[Read]):
         """What the statement answers about those rows."""
         dialect = caller.db.dialect
         packed = self._packer(dialect)({"position": row.position, **row.values} for row in part)
-        return await self._run(caller, verb, (dialect.name, *shape), {"rows": packed})
+        return await self.run(caller, verb, (dialect.name, *shape), {"rows": packed})
 
     async def _check_references(self, caller: Caller, names: tuple[str, ...], part: Sequence[Sent]) -> None:
         """Raise Rejected for the rows that refer to what is not there for the caller."""
