@@ -99,7 +99,8 @@ def _with_id(update: type[SQLModel]) -> type[SQLModel]:
 
 
 def _as_named(value: object) -> object:
-    return {"id": value} if type(value) is int else value
+    # Of a float pydantic says whether it is whole.
+    return {"id": value} if type(value) in (int, float) else value
 
 
 def _check(rows: object, check: ValidatorFunctionWrapHandler) -> list[Any]:
