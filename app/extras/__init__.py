@@ -9,10 +9,14 @@ from fastapi import APIRouter
 from sqlmodel import SQLModel
 
 from app.engine.verbs import Read, Verbs
-from app.extras import changes, history
+from app.extras import bulk, changes, history
 
 # Each is given the verbs, and what a client may send for a new row and for a change of one.
-PARTS: tuple[Callable[[Verbs[Read], type[SQLModel], type[SQLModel]], APIRouter], ...] = (history.routes, changes.routes)
+PARTS: tuple[Callable[[Verbs[Read], type[SQLModel], type[SQLModel]], APIRouter], ...] = (
+    bulk.routes,
+    history.routes,
+    changes.routes,
+)
 
 
 def extras(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -> APIRouter:

@@ -10,9 +10,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.engine import keys
 from app.engine.caller import Caller, Standing
-from app.engine.statement import Row, Runs, Statement, Values
+from app.engine.statement import Begun, Row, Runs, Statement, Values
 
-Begins = Callable[[], AbstractAsyncContextManager[Runs]]
+Begins = Callable[[], AbstractAsyncContextManager[Begun]]
 
 
 class Attempt:
@@ -38,7 +38,7 @@ class Attempt:
     async def run(self, statement: Statement, values: Values) -> list[Row]:
         return await self._db.run(statement, values)
 
-    def transaction(self) -> AbstractAsyncContextManager[Runs]:
+    def transaction(self) -> AbstractAsyncContextManager[Begun]:
         return self._db.transaction()
 
     @property
