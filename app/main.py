@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import Depends, FastAPI
 
@@ -12,10 +11,9 @@ from app.deps import require_writable
 from app.engine import logs
 from app.engine.database import connect
 from app.engine.hashing import Hasher
-from app.engine.http import dispatch, idempotency, refusals
+from app.engine.http import dispatch, refusals
 from app.engine.http.answers import CatchAll, Cors
-from app.engine.http.queries import document_lists
-from app.engine.openapi import document
+from app.engine.http.documents import Documented
 from app.engine.pruning import keep_pruning
 from app.engine.sessions import SESSIONS, create_session_engine
 from app.errors import documented
@@ -25,8 +23,8 @@ from app.routers.token import router as token
 from app.settings import Settings, get_settings
 from app.start import prepare
 
-EXPOSED = ["Link", "X-Total-Count", "ETag", "Location", "Retry-After", "X-Request-Id", "X-Process-Time"]
-EXPOSED += ["Idempotency-Replayed"]
+EXPOSED = ["ETag", "Idempotency-Replayed", "Link", "Location", "Retry-After", "X-Process-Time", "X-Request-Id"]
+EXPOSED += ["X-Total-Count"]
 
 
 @asynccontextmanager
@@ -55,21 +53,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.session_engine.dispose()
 
 
-class Cadre(FastAPI):
-    """FastAPI, with what it has no words for in its OpenAPI document."""
-
-    def openapi(self) -> dict[str, Any]:
-        schema = super().openapi()  # which keeps it
-        document_lists(self, schema)
-        document(schema)
-        idempotency.document_keys(self, schema)
-        return schema
-
-
 def create_app(settings: Settings) -> FastAPI:
     """The application under `settings`."""
     logs.configure(for_people=settings.environment == "development")
-    app = Cadre(
+    app = Documented(
         title="Cadre",
         summary="A backend for small teams.",
         version="0.1.0",

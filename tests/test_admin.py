@@ -54,7 +54,7 @@ def test_whatever_asks_for_a_token_is_closed_without_one(client: TestClient, ann
 def test_the_administration_is_what_it_was_meant_to_be():
     # An empty list would make the next test prove nothing.
     assert [path.removeprefix("/api/v1/admin") for _, path in ADMIN] == [
-        *("/counts", "/users"),
+        *("/history", "/counts", "/users"),
         *(f"/users/{{user_id}}/{verb}" for verb in ("activate", "deactivate", "promote", "demote")),
     ]
 

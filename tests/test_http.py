@@ -112,7 +112,10 @@ def test_head_answers_like_get_without_a_body(ann: Person, root: Person):
             for _, headers, _ in (got, head):
                 del headers["x-request-id"], headers["x-process-time"]
             assert head == (got[0], got[1], b"")
-            assert got[1]["content-length"] == str(len(got[2])) != "0"
+            if "content-length" in got[1]:
+                assert got[1]["content-length"] == str(len(got[2])) != "0"
+            else:
+                assert path.endswith("/changes/stream")  # which has an end, and nobody knows when
 
 
 @pytest.mark.promise("H12")

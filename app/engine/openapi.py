@@ -99,7 +99,7 @@ def _answer(status: int, declared: dict[str, Any] | None, *, gives_row: bool) ->
     if not declared and status >= 400:
         answer["content"] = {"application/json": PROBLEM}
     # FastAPI knows one media type for all the answers of a route.
-    if answer.get("content") == {"application/json": PROBLEM}:
+    if [*answer.get("content", {}).values()] == [PROBLEM]:
         answer["content"] = {Refusal.media_type: PROBLEM}
     # Many rows have no address of their own.
     headers = [HEADERS[status]] if status in HEADERS and (gives_row or status != 201) else []

@@ -15,7 +15,7 @@ from app.engine.history import FULL, POSITION, Change, History
 from app.engine.verbs import Read, Verbs
 from app.errors import Refusal, documented
 from app.extras.history import Limit
-from app.extras.names import one
+from app.extras.names import called, one
 
 PAUSE = 1.0  # seconds between two looks
 LASTS = 300.0  # seconds that a stream lasts: its reader comes again, and says who they are
@@ -31,7 +31,8 @@ def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel])
     """Of one entity."""
     router, history = APIRouter(), History(verbs)
 
-    @router.get("/changes", name=f"list_{one(verbs)}_changes", responses=documented(410))
+    @router.get("/changes", responses=documented(410))
+    @called(f"list_{one(verbs)}_changes")
     async def list_changes(
         caller: Caller, request: Request, response: Response, after: After = "", limit: Limit = 100
     ) -> list[Change]:
@@ -50,12 +51,8 @@ def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel])
         start = await history.start(caller, last_event_id or after)
         return start, await history.since(caller, start)
 
-    @router.get(
-        "/changes/stream",
-        name=f"stream_{one(verbs)}_changes",
-        response_class=EventSourceResponse,
-        responses=documented(410),
-    )
+    @router.get("/changes/stream", response_class=EventSourceResponse, responses=documented(410))
+    @called(f"stream_{one(verbs)}_changes")
     async def stream_changes(
         caller: Caller, request: Request, begun: Annotated[tuple[str, list[Change]], Depends(begin)]
     ) -> AsyncIterator[ServerSentEvent]:

@@ -10,7 +10,7 @@ from app.engine.history import NEWEST, Change, History, PastChange, overall
 from app.engine.restoring import restore
 from app.engine.verbs import Read, Verbs
 from app.errors import documented
-from app.extras.names import one
+from app.extras.names import called, one
 from app.models.base import Ref
 
 Before = Annotated[int, Query(ge=1, le=NEWEST, description="Only what has a lower id: go on after the last one told.")]
@@ -21,16 +21,16 @@ def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel])
     """Of one entity."""
     router, history = APIRouter(), History(verbs)
 
-    @router.get("/{row_id}/history", name=f"read_{one(verbs)}_history")
+    @router.get("/{row_id}/history")
+    @called(f"read_{one(verbs)}_history")
     async def read_history(
         caller: Caller, row_id: RowId, before: Before = NEWEST, limit: Limit = 100
     ) -> list[PastChange]:
         """What it became with each change, by whom, and what differs. The newest first; also when it is deleted."""
         return await history.of_row(caller, row_id, before=before, limit=limit)
 
-    @router.post(
-        "/{row_id}/restore", name=f"restore_{one(verbs)}", response_model=verbs.read, responses=documented(409)
-    )
+    @router.post("/{row_id}/restore", response_model=verbs.read, responses=documented(409))
+    @called(f"restore_{one(verbs)}")
     async def restore_row(caller: Caller, row_id: RowId) -> Read:
         """Bring it back when it is deleted, with all that went with it."""
         return await restore(verbs, caller, row_id)

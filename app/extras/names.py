@@ -1,9 +1,12 @@
 """What one row of an entity is called, and several: in addresses and in the names of operations."""
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from app.engine.verbs import Verbs
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
 
 def one(verbs: Verbs[Any]) -> str:
@@ -14,3 +17,13 @@ def one(verbs: Verbs[Any]) -> str:
 def many(verbs: Verbs[Any]) -> str:
     """`items`, `purchase_orders`: the table's name."""
     return verbs.entity.__table__.name
+
+
+def called(name: str) -> Callable[[Endpoint], Endpoint]:
+    """Gives an endpoint its name, which is the operation's too."""
+
+    def call(endpoint: Endpoint) -> Endpoint:
+        endpoint.__name__ = name
+        return endpoint
+
+    return call

@@ -19,15 +19,8 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.engine import logs
-from app.engine.http.heads import (
-    FIELDS_SIZE,
-    TARGET_SIZE,
-    FieldsTooLarge,
-    NotHttp,
-    TargetTooLong,
-    answer_bytes,
-    check_head,
-)
+from app.engine.http import heads
+from app.engine.http.heads import FIELDS_SIZE, TARGET_SIZE, FieldsTooLarge, NotHttp, TargetTooLong
 from app.errors import Refusal, RequestTimeout
 
 PIECE = 16 * 2**10  # bytes: the parser is given so many at once, and then asked what it made of them
@@ -133,7 +126,7 @@ class Wire(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise Refusal("This is no proxy.")
             return  # ignore_upgrade is next
-        check_head(self.parser.get_http_version(), self.url, self.headers, may_be_large=self.overhead > 0)
+        heads.check_head(self.parser.get_http_version(), self.url, self.headers, may_be_large=self.overhead > 0)
         if len(self.pipeline) >= self.QUEUE:
             raise Refusal("Too many requests that do not wait for an answer.")
         super().on_headers_complete()
@@ -188,7 +181,7 @@ class Wire(HttpToolsProtocol):
             _disconnect(self.cycle)
             last = None
         if last is None or last.response_complete:
-            self.tcp.write(answer_bytes(refusal, request_id, self.server_state.default_headers))
+            self.tcp.write(heads.answer_bytes(refusal, request_id, self.server_state.default_headers))
             self.close()
         else:
             last.keep_alive = False
