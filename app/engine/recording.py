@@ -134,9 +134,10 @@ def _triggers(entity: type[Entity]) -> list[str]:
 def _image(entity: type[Entity], row: str) -> str:
     """The row as JSON, in SQL."""
     columns = [entity.__table__.c[name] for name in shown(entity)]
-    image = "json_object()"
-    for start in range(0, len(columns), PARTS):
-        parts = (f"'$.{column.name}', {_json(column, row)}" for column in columns[start : start + PARTS])
+    first = (f"'{each.name}', {_json(each, row)}" for each in columns[:PARTS])
+    image = f"json_object({', '.join(first)})"
+    for start in range(PARTS, len(columns), PARTS):
+        parts = (f"'$.{each.name}', {_json(each, row)}" for each in columns[start : start + PARTS])
         image = f"json_set({image}, {', '.join(parts)})"
     return image
 
