@@ -70,6 +70,14 @@ def test_a_body_that_is_not_announced_is_counted_and_refused_at_the_limit(client
 
 
 @pytest.mark.promise("V07")
+@pytest.mark.promise("V07")
+@pytest.mark.parametrize("size", [{"Content_Length": str(MOST + 1)}, {"Transfer_Encoding": "chunked"}])
+def test_who_sends_more_than_other_routes_take_says_first_who_they_are(client: TestClient, size: dict[str, str]):
+    for token in ({}, {"Authorization": "Bearer none"}):
+        sent = Sent(client, "/api/v1/items/bulk", b"[" + b" " * MOST, b"]", **size, **token)
+        assert (sent.problem, sent.taken) == (refused(401), 0)
+
+
 def test_a_body_as_large_as_the_limit_is_read(ann: Person):
     body = json.dumps({"title": "one", "description": ""}).encode()
     token = ann.headers["Authorization"]

@@ -19,6 +19,12 @@ def is_announced(scope: Scope) -> bool:
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
+def may_exceed(scope: Scope, size: int) -> bool:
+    """Whether the body may have more bytes: it is announced to have, or comes in pieces without a word of its size."""
+    announced = header(scope, b"content-length")
+    return is_announced(scope) and not (announced.isdigit() and int(announced[:16]) <= size)
+
+
 async def read_body(scope: Scope, receive: Receive, most: int) -> bytes | None:
     """All of it, or None if the client went away meanwhile.
 

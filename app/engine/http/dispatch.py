@@ -6,10 +6,10 @@ path stands for itself: DELETE `/items/me` never reaches DELETE `/items/{id}` wh
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import HTTPException
 from fastapi.params import Body
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
@@ -45,6 +45,7 @@ class Leaf(NamedTuple):
     names: tuple[str, ...] = ()  # of the parameters in the path
     takes_json: bool = False
     max_body_size: int | None = None  # the route's own
+    identify: Callable[[Request], Awaitable[object]] | None = None  # where the body may be large: refuses strangers
 
 
 class Node:
@@ -108,6 +109,8 @@ class Dispatch:
             raise Misdirected("This server does not answer for that host.")
         leaf = self._find(path, scope)
         if scope["method"] not in BODILESS or bodies.is_announced(scope):
+            if leaf.identify and bodies.may_exceed(scope, limits.max_body_size):
+                await leaf.identify(Request(scope))  # who sends so much says first who they are
             # All of it before a place is taken: slow clients hold none.
             most = limits.max_body_size if leaf.max_body_size is None else leaf.max_body_size
             body = await bodies.read_body(scope, receive, most)
@@ -159,7 +162,9 @@ def _leaf(context: RouteContext, answer: ASGIApp) -> Leaf:
         answer = etags.Tagged(answer)
     if idempotency.takes_key(context):
         answer = idempotency.Once(answer, context)
-    return Leaf(answer, context, takes_json=takes_json, max_body_size=getattr(context, "max_body_size", None))
+    size = getattr(context, "max_body_size", None)
+    identify = None if size is None else idempotency.credentials(context)
+    return Leaf(answer, context, takes_json=takes_json, max_body_size=size, identify=identify)
 
 
 def _without_route(method: str, methods: dict[str, Leaf]) -> Leaf:

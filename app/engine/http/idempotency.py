@@ -6,10 +6,11 @@ again under the same key. Of two at once, the second waits for the first.
 """
 
 import re
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
@@ -56,11 +57,22 @@ def takes_key(context: RouteContext) -> bool:
 
     Raises TypeError for a mark where nobody asks who is calling: whose would the key be?
     """
-    asks = _asks_who(getattr(context, "dependant", Dependant()))
+    asks = credentials(context) is not None
     if _mark(context) and not asks:
         raise TypeError(f"{context.path} cannot take an Idempotency-Key: it asks for no Caller.")
     is_creation = context.methods == {"POST"} and getattr(context, "status_code", None) == 201
     return asks and (is_creation or _mark(context) is not None)
+
+
+def credentials(context: RouteContext) -> Callable[..., Awaitable[object]] | None:
+    """The dependency by which that route asks who is calling."""
+    pending = [getattr(context, "dependant", Dependant())]
+    while pending:
+        dependant = pending.pop()
+        if isinstance(dependant.call, SecurityBase):
+            return cast(Callable[..., Awaitable[object]], dependant.call)
+        pending += dependant.dependencies
+    return None
 
 
 async def begin(scope: Scope, caller: Caller, standing: Standing) -> Caller:
@@ -159,7 +171,3 @@ def _read_key(sent: list[bytes]) -> str:
 
 def _mark(context: RouteContext) -> object:
     return (getattr(context.original_route, "openapi_extra", None) or {}).get(MARK)
-
-
-def _asks_who(dependant: Dependant) -> bool:
-    return any(isinstance(each.call, SecurityBase) or _asks_who(each) for each in dependant.dependencies)
