@@ -463,4 +463,4 @@ def test_the_document_tells_who_takes_a_key(app: FastAPI):
     assert taking >= {"POST /api/v1/items", "POST /api/v1/users/{user_id}/items"}
     assert "POST /api/v1/users" not in taking  # who signs up is nobody yet
     assert "x-idempotent" not in str(document)
-    assert main.EXPOSED[-1] == "Idempotency-Replayed"
+    assert "Idempotency-Replayed" in main.EXPOSED
