@@ -44,7 +44,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             connect(url, size=1, pgbouncer=pgbouncer) as app.state.probe,
             asyncio.TaskGroup() as background,
         ):
-            pruning = background.create_task(keep_pruning(app.state.database, settings.history_days))
+            pruning = background.create_task(keep_pruning(app.state.database, history_days=settings.history_days))
             yield
             pruning.cancel()
     finally:

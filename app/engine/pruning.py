@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from sqlalchemy import BigInteger, bindparam, delete, exists, func, insert, select, update
 
+from app.engine import keys
 from app.engine.history import PRUNED
 from app.engine.records import changes
 from app.engine.statement import Database, Row, Runs, Statement
@@ -74,14 +74,13 @@ def _newest(pruned: list[Row]) -> list[Row]:
     return [*dict(sorted(pruned)).items()]
 
 
-async def keep_pruning(database: Database, days: int, *others: Callable[[Database], Awaitable[object]]) -> None:
-    """Until it is cancelled: history older than so many `days` goes, for ever kept if 0; and `others` do their part."""
+async def keep_pruning(database: Database, *, history_days: int) -> None:
+    """Until it is cancelled: history older than that goes, unless it is 0; and so do keys that have expired."""
     while True:
         try:
-            if days:
-                await prune(database, utcnow() - timedelta(days=days))
-            for other in others:
-                await other(database)
+            await keys.prune(database, utcnow())
+            if history_days:
+                await prune(database, utcnow() - timedelta(days=history_days))
         except Exception:
             logging.getLogger("app").exception("Nothing was pruned this time")
         await asyncio.sleep(EVERY)
