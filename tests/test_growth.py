@@ -148,7 +148,8 @@ def grown(tmp_path_factory: pytest.TempPathFactory, full: bool) -> Iterator[Grow
 
 def values_of(role: str, **more: object) -> dict[str, Any]:
     nowhere: Any = None
-    return {**VALUES, **Caller(nowhere, IDENTITIES[role]).binds, **more}
+    caller = Caller(nowhere, IDENTITIES[role])
+    return {**VALUES, **caller.binds, "acting": caller.acting, **more}
 
 
 @pytest.mark.parametrize(("verb", "shape", "reached"), PLANS, ids=lambda part: part if isinstance(part, str) else "")

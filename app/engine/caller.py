@@ -37,15 +37,15 @@ class Caller:
 
     @property
     def binds(self) -> dict[str, Any]:
+        if self.identity is None:
+            return {}
         me = self.identity
-        if me is None:
-            return {"acting": acting_as(self.acts_for)}
-        return {
-            "me_id": me.user_id,
-            "me_is_superuser": me.is_superuser,
-            "me_stamp": me.security_stamp,
-            "acting": acting_as(me.user_id),
-        }
+        return {"me_id": me.user_id, "me_is_superuser": me.is_superuser, "me_stamp": me.security_stamp}
+
+    @property
+    def acting(self) -> str:
+        """Who acts, and in which request, as recording.py tells it to the database."""
+        return acting_as(self.identity.user_id if self.identity else self.acts_for)
 
     def as_application(self) -> "Caller":
         """The application itself, in the same transaction: for what you allow after a check of your own."""

@@ -84,7 +84,8 @@ async def _insert(tx: Caller, entity: type[Entity], image: dict[str, Any]) -> No
     try:
         if rules:
             await rules.hold_off_others(tx.db)
-        await tx.db.run(statement, {**{f"new_{column}": value for column, value in values.items()}, **tx.binds})
+        new = {f"new_{column}": value for column, value in values.items()}
+        await tx.db.run(statement, {**new, "acting": tx.acting})
         if rules:
             await rules.check(tx.db, image["id"])
     except Dangling:

@@ -34,7 +34,10 @@ class Statements(Generic[Read]):
 
     async def run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
         """The rows of a statement, in the role that the caller has now. For the engine's own."""
-        rows = await caller.db.run(self._statement(verb, caller.role, shape), {**values, **caller.binds})
+        statement, given = self._statement(verb, caller.role, shape), {**values, **caller.binds}
+        if statement.writes:
+            given["acting"] = caller.acting
+        rows = await caller.db.run(statement, given)
         if rows or caller.identity is None:
             return rows
         # Nothing came back: is there nothing, or is the caller no longer who the token says?
