@@ -26,15 +26,9 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=32), nullable=True),
         sa.Column("image", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_changes")),
-        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("changes", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_changes_entity_row_id_id"), ["entity", "row_id", "id"], unique=False)
-        batch_op.create_index(
-            batch_op.f("ix_changes_entity_whose_transaction_id_id"),
-            ["entity", "whose", "transaction_id", "id"],
-            unique=False,
-        )
         batch_op.create_index(batch_op.f("ix_changes_transaction_id_id"), ["transaction_id", "id"], unique=False)
 
     op.create_table(
@@ -62,7 +56,6 @@ def downgrade() -> None:
     op.drop_table("idempotency_keys")
     with op.batch_alter_table("changes", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_changes_transaction_id_id"))
-        batch_op.drop_index(batch_op.f("ix_changes_entity_whose_transaction_id_id"))
         batch_op.drop_index(batch_op.f("ix_changes_entity_row_id_id"))
 
     op.drop_table("changes")

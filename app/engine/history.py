@@ -5,18 +5,18 @@ import re
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Generic, Literal
+from typing import Any, Generic, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel, Field, JsonValue
-from sqlalchemy import BigInteger, Column, Date, DateTime, Float, LargeBinary, Numeric, Uuid, bindparam, select
+from sqlalchemy import Column, Date, DateTime, Float, LargeBinary, Numeric, Uuid, bindparam, func, select
 
 from app.engine.caller import Caller
 from app.engine.cursors import adapter
 from app.engine.expressions import LIMIT
 from app.engine.queries import plain, shown
-from app.engine.recording import horizon
-from app.engine.records import changes, recorded
+from app.engine.recording import horizon, settled
+from app.engine.records import changes, place, position, recorded
 from app.engine.statement import Row, Statement
 from app.engine.verbs import Read, Verbs
 from app.engine.visibility import entities
@@ -28,6 +28,7 @@ EVERY = ("version", "updated_at")  # what every change changes
 PRUNED = "pruned"  # the action of an entity's row 0, which says up to which transaction something may be lost
 NOW = "now"
 FULL = 100  # changes told at once
+WINDOW, WINDOWS = 5000, 10  # changes looked at in one statement, and statements for one answer
 POSITION = r"^(\d{1,19}-\d{1,19}|now)$"
 
 
@@ -77,38 +78,65 @@ class History(Generic[Read]):
             for each, before in zip(told, befores, strict=False)
         ]
 
-    async def since(self, caller: Caller, after: str = "", *, limit: int = FULL) -> list[Change]:
-        """What came to pass after a position, the oldest first; all that is kept if none is given.
+    async def since(self, caller: Caller, after: str = "", *, limit: int = FULL) -> tuple[list[Change], str]:
+        """What came to pass after a position, the oldest first, and the position where to go on.
 
-        Nothing is missed, however long a transaction took: what is told is only what none can come before any more.
-        Raises Gone if what came after that position may not all be kept, and Invalid for what is no position.
+        `after` may be "" for all that is wholly kept, and "now" for what is still to come. Nothing is missed, however
+        long a transaction took: what is told is only what none can come before any more. Raises Gone if what came after
+        that position may not all be kept, and Invalid for what is no position.
         """
-        transaction, number = position(after)
-        values = {"after_transaction": transaction, "after_id": number, "limit": limit}
-        found = await self._verbs.run(caller, "since", (), values)
-        mark = {"entity": self._verbs.entity.__table__.name, "transaction": transaction}
-        if transaction and await caller.db.run(_PRUNED, mark):
-            raise Gone(
-                "What changed since then is not all kept any more: read the list anew, and begin with after=now."
-            )
-        return [change(row) for row in found]
+        ((pruned,),) = await caller.db.run(_PRUNED, {"entity": self._verbs.entity.__table__.name})
+        here, found = await _place(caller, after) if after else Place(pruned, NEWEST), list[Row]()
+        if here.transaction < pruned:
+            raise Gone("What changed since then is no longer all kept: read the list anew, and begin with after=now.")
+        for _ in range(WINDOWS):
+            ends = await caller.db.run(_END, {**here.named("after"), "limit": WINDOW})
+            end = Place(*ends[0]) if ends else here
+            values = {**here.named("after"), **end.named("until"), "limit": limit - len(found)}
+            found += await self._verbs.run(caller, "since", (), values)
+            here = end
+            if not ends or len(found) == limit:
+                break
+        told = [change(row) for row in found]
+        return told, told[-1].position if len(told) == limit else str(here)
 
-    async def start(self, caller: Caller, after: str) -> str:
-        """The position that `after` names: for "now", the one after all that has come to pass."""
-        if after != NOW:
-            return after
-        ((transaction,),) = await caller.db.run(_HORIZON, {})
-        return f"{transaction}-0"
+
+class Place(NamedTuple):
+    """In the feed: after the change of that id in that transaction."""
+
+    transaction: int
+    id: int
+
+    def __str__(self) -> str:
+        return f"{self.transaction}-{self.id}"
+
+    def named(self, name: str) -> dict[str, int]:
+        return {f"{name}_transaction": self.transaction, f"{name}_id": self.id}
 
 
 _HORIZON = Statement(select(horizon()))
+# The last of the changes that are looked at in one statement, whoever may see them.
+_next = select(changes.c.transaction_id, changes.c.id).where(
+    place > position("after"), settled(changes.c.transaction_id)
+)
+_window = _next.order_by(changes.c.transaction_id, changes.c.id).limit(LIMIT).subquery()
+_END = Statement(select(*_window.c).order_by(_window.c.transaction_id.desc(), _window.c.id.desc()).limit(1))
+# The last transaction of which something may be lost.
 _PRUNED = Statement(
-    select(changes.c.id).where(
-        changes.c.entity == bindparam("entity"),
-        changes.c.row_id == 0,
-        changes.c.transaction_id > bindparam("transaction", type_=BigInteger),
+    select(func.coalesce(func.max(changes.c.transaction_id), 0)).where(
+        changes.c.entity == bindparam("entity"), changes.c.row_id == 0
     )
 )
+
+
+async def _place(caller: Caller, text: str) -> Place:
+    if text == NOW:
+        ((transaction,),) = await caller.db.run(_HORIZON, {})
+        return Place(transaction, 0)
+    found = re.fullmatch(r"(\d{1,19})-(\d{1,19})", text, re.ASCII)
+    if not found or max(int(found[1]), int(found[2])) > NEWEST:
+        raise Invalid("That is no position in the feed of changes.")
+    return Place(int(found[1]), int(found[2]))
 
 
 async def overall(caller: Caller, *, before: int = NEWEST, limit: int = FULL, **asked: object) -> list[Change]:
@@ -124,16 +152,6 @@ def _overall(names: tuple[str, ...]) -> Statement:
     met = [changes.c[name] == bindparam(name, type_=changes.c[name].type) for name in names]
     found = select(*recorded).where(*met, changes.c.id < bindparam("before"), changes.c.action != PRUNED)
     return Statement(found.order_by(changes.c.id.desc()).limit(LIMIT), unbounded=True)
-
-
-def position(text: str) -> tuple[int, int]:
-    """The transaction and the change that a position names; the beginning for "". Raises Invalid."""
-    if not text:
-        return 0, 0
-    found = re.fullmatch(r"(\d{1,19})-(\d{1,19})", text, re.ASCII)
-    if not found or max(int(found[1]), int(found[2])) > NEWEST:
-        raise Invalid("That is no position in the feed of changes.")
-    return int(found[1]), int(found[2])
 
 
 def change(row: Row) -> Change:

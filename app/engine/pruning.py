@@ -21,10 +21,12 @@ _low, _high = bindparam("low", type_=BigInteger), bindparam("high", type_=BigInt
 _window = select(changes.c.id, changes.c.at).where(changes.c.id > _low, changes.c.action != PRUNED)
 _next = _window.order_by(changes.c.id).limit(STEP).subquery()
 _WINDOW = Statement(select(func.max(_next.c.id), func.count().filter(_next.c.at < bindparam("before"))))
-# The newest change of a row that is still there stays: it is what was there before the next one.
+# The newest change of a row that is still there stays: it is what was there before the next one. And so does the newest
+# of all, after whose id that of the next change comes.
 _PRUNE = Statement(
     delete(changes)
     .where(changes.c.id > _low, changes.c.id <= _high, changes.c.at < bindparam("before"), changes.c.action != PRUNED)
+    .where(changes.c.id < select(func.max(_newer.c.id)).scalar_subquery())
     .where(
         (changes.c.action == "deleted")
         | exists().where(

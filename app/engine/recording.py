@@ -22,7 +22,7 @@ from app.engine.visibility import entities, whose
 from app.models.base import Entity
 
 # What the number of the next transaction is at least: on SQLite, the id of the next change.
-NEXT = "(SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'changes')"
+NEXT = "(SELECT coalesce(max(id), 0) + 1 FROM changes)"
 HORIZON = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint + changes_offset()"
 PARTS = 50  # of an image that one function of SQLite's puts together: it takes 127 arguments
 

@@ -2,7 +2,20 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Table, Text, cast
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    Tuple,
+    bindparam,
+    cast,
+    tuple_,
+)
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import UTCDateTime
 
@@ -25,13 +38,21 @@ changes = Table(
     Column("request_id", String(32)),
     Column("image", JsonColumn, nullable=False),
     Index(None, "entity", "row_id", "id"),
-    Index(None, "entity", "whose", "transaction_id", "id"),
+    # Two indexes, since every write of every entity pays for each. No AUTOINCREMENT: the newest change is never pruned.
     Index(None, "transaction_id", "id"),
-    sqlite_autoincrement=True,
 )
 
 #: As it is read: an image is text on both databases then, with all digits of its numbers.
 recorded = [*(column for column in changes.c if column.name != "image"), cast(changes.c.image, Text).label("image")]
+
+#: Where a change stands in the feed.
+place = tuple_(changes.c.transaction_id, changes.c.id)
+
+
+def position(name: str) -> Tuple:
+    """A place that is given, as two bind parameters."""
+    return tuple_(*(bindparam(f"{name}_{part}", type_=BigInteger) for part in ("transaction", "id")))
+
 
 #: The first answer to each request that came with an Idempotency-Key. See http/idempotency.py.
 keys = Table(

@@ -40,37 +40,33 @@ def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel])
 
         To mirror the rows, ask `after=now`, then read the list, then go on from there: nothing is missed.
         """
-        start = await history.start(caller, after)
-        found = await history.since(caller, start, limit=limit)
-        if going_on := found[-1].position if found else start:
-            response.headers["Link"] = f'<{request.scope["path"]}?after={going_on}&limit={limit}>; rel="next"'
+        found, position = await history.since(caller, after, limit=limit)
+        response.headers["Link"] = f'<{request.scope["path"]}?after={position}&limit={limit}>; rel="next"'
         return found
 
-    async def begin(caller: Caller, after: After = "", last_event_id: LastEventId = "") -> tuple[str, list[Change]]:
+    async def begin(caller: Caller, after: After = "", last_event_id: LastEventId = "") -> tuple[list[Change], str]:
         # Before the stream begins, so that a refusal has its status.
-        start = await history.start(caller, last_event_id or after)
-        return start, await history.since(caller, start)
+        return await history.since(caller, last_event_id or after)
 
     @router.get("/changes/stream", response_class=EventSourceResponse, responses=documented(410))
     @called(f"stream_{one(verbs)}_changes")
     async def stream_changes(
-        caller: Caller, request: Request, begun: Annotated[tuple[str, list[Change]], Depends(begin)]
+        caller: Caller, request: Request, begun: Annotated[tuple[list[Change], str], Depends(begin)]
     ) -> AsyncIterator[ServerSentEvent]:
         """The same as it happens, as server-sent events. A stream ends after five minutes: its reader comes again, with
         the last event's id as `Last-Event-ID`, as every EventSource does, and misses nothing.
         """
-        (start, found), end = begun, time.monotonic() + LASTS
-        yield ServerSentEvent(id=start or None, retry=1000, comment="Changes follow.")
+        (found, position), end = begun, time.monotonic() + LASTS
+        yield ServerSentEvent(id=None if found else position, retry=1000, comment="Changes follow.")
         with suppress(Refusal):  # they may come again, and are told then
             while True:
                 for change in found:
                     yield ServerSentEvent(data=change, id=change.position)
-                    start = change.position
                 is_over = time.monotonic() > end or getattr(request.state, "stopping", False)
                 if is_over or request.method == "HEAD":
                     return
                 if len(found) < FULL:
                     await asyncio.sleep(PAUSE)
-                found = await history.since(caller, start)
+                found, position = await history.since(caller, position)
 
     return router
