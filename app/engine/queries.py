@@ -108,7 +108,7 @@ def declared(entity: type[Entity]) -> dict[str, tuple[str, ...]]:
 
 
 def _unfit(column: Column[Any], uses: tuple[str, ...]) -> str:
-    if column.name == "q" or column.name in Query.model_fields or hasattr(Query, column.name):
+    if column.name in ("q", "format") or column.name in Query.model_fields or hasattr(Query, column.name):
         return "has a name that lists need for themselves"
     kind = plain(column)
     is_text = isinstance(kind, String) and not isinstance(kind, Enum)

@@ -35,6 +35,7 @@ class Verbs(Generic[Read]):
     """
 
     def __init__(self, entity: type[Entity], read: type[Read], standing: Standing) -> None:
+        self.entity, self.read = entity, read
         self._entity, self._read, self._standing = entity, read, standing
         self._table = entity.__table__
         self._say = Expressions(entity, read, standing)

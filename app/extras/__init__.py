@@ -9,9 +9,10 @@ from fastapi import APIRouter
 from sqlmodel import SQLModel
 
 from app.engine.verbs import Read, Verbs
+from app.extras import files
 
 # Each is given the verbs, and what a client may send for a new row and for a change of one.
-PARTS: tuple[Callable[[Verbs[Read], type[SQLModel], type[SQLModel]], APIRouter], ...] = ()
+PARTS: tuple[Callable[[Verbs[Read], type[SQLModel], type[SQLModel]], APIRouter], ...] = (files.routes,)
 
 
 def extras(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -> APIRouter:
