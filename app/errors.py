@@ -24,6 +24,7 @@ class Refusal(Exception):
 
     status = 400
     otherwise = "That was not understood."
+    field: str | None = None  # whose value is refused, where it is a single one's and the database that says so
     media_type = "application/problem+json"
 
     def __init__(self, detail: str | None = None, *, headers: dict[str, str] | None = None) -> None:

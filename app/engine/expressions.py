@@ -19,7 +19,7 @@ class Expressions:
     """Of `entity`'s verbs, which answer with the fields of `read`. A caller's role decides what they may see."""
 
     def __init__(self, entity: type[Entity], read: type[SQLModel], standing: Standing) -> None:
-        self.entity, self.table, self._standing = entity, entity.__table__, standing
+        self.entity, self.table, self.standing = entity, entity.__table__, standing
         if entity.__access__ is Access.TEAM and self.table.c[entity.__team__].nullable:
             raise TypeError(f"{self.table.name}.{entity.__team__} must not be optional: a row of no team is nobody's.")
         self.columns = [self.table.c[name] for name in read.model_fields]
@@ -101,7 +101,7 @@ class Expressions:
         return [visibility.is_member(self.entity, self._new(team))] if joins else []
 
     def _holds(self, role: str) -> list[ColumnElement[bool]]:
-        return [] if role == "application" else [self._standing.holds]
+        return [] if role == "application" else [self.standing.holds]
 
     def _refer(self, role: str, refers: tuple[str, ...]) -> list[ColumnElement[bool]]:
         return [visibility.refers_to_seen(self.table.c[name], self._new(name), role) for name in refers]

@@ -15,7 +15,7 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 
 from app.engine import waiting
-from app.engine.statement import Row, Runs, Statement, Values
+from app.engine.statement import Begun, Row, Statement, Values
 from app.engine.transaction import Transaction, hold
 from app.engine.violations import GONE, OUT_OF_RANGE, TOO_LONG, explain, is_broken
 from app.errors import Invalid, Overtaken, Unavailable
@@ -54,11 +54,11 @@ class Postgres:
             self._give_back(connection)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Runs]:
+    async def transaction(self) -> AsyncIterator[Begun]:
         connection = await self._take()
         try:
-            await connection.command(b"BEGIN")
-            transaction = Transaction(DIALECT, connection.run)
+            await connection.command("BEGIN")
+            transaction = Transaction(DIALECT, connection.run, connection.command)
             async with hold(transaction, commit=connection.commit, rollback=connection.rollback) as db:
                 yield db
         finally:
@@ -145,22 +145,22 @@ class Connection:
                 raise Overtaken(GONE) from None  # it was killed, and reading twice does no harm
             raise explain(error) or _without_row(error) from None
 
-    async def command(self, sql: bytes) -> None:
+    async def command(self, sql: str) -> None:
         """Something without arguments and rows, like BEGIN."""
         try:
-            self._pg.send_query_params(sql, None)
+            self._pg.send_query_params(sql.encode(), None)
             await self._result()
         except psycopg.Error as error:
             raise explain(error) or _without_row(error) from None
 
     async def commit(self) -> None:
-        await self.command(b"COMMIT")
+        await self.command("COMMIT")
 
     async def rollback(self) -> None:
         """Undo what is open. A query under way, or no answer: the connection is given up, which undoes it as well."""
         if self._socket >= 0 and self._pg.transaction_status in OPEN:
             with suppress(Unavailable):
-                await self.command(b"ROLLBACK")
+                await self.command("ROLLBACK")
 
     async def _fetch(self, sql: str, arguments: Sequence[Any]) -> list[Row]:
         transformer = self._transformer
@@ -173,7 +173,7 @@ class Connection:
         name = self._prepared.get((sql, types))
         if name is None:
             if len(self._prepared) >= PREPARED:
-                await self.command(b"DEALLOCATE ALL")
+                await self.command("DEALLOCATE ALL")
                 self._prepared.clear()
             self._names += 1  # never one again: a prepare that was cancelled may have taken its name
             name = b"cadre%d" % self._names

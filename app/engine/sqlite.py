@@ -5,6 +5,7 @@ What takes longer is interrupted, and begun anew in a thread; what takes too lon
 
 import asyncio
 import json
+import math
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +17,7 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
 from app.engine.sqlite_connection import Busy, Connection, TooLong
-from app.engine.statement import Row, Runs, Statement, Values
+from app.engine.statement import Begun, Row, Statement, Values
 from app.engine.transaction import Transaction, hold
 from app.engine.violations import explain
 from app.errors import Unavailable
@@ -76,10 +77,10 @@ class SQLite:
             self._checkpoint_if_due()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Runs]:
+    async def transaction(self) -> AsyncIterator[Begun]:
         async with self._writer.alone() as connection:
             await connection.run(connection.begin)
-            transaction = Transaction(DIALECT, self._run_in_transaction)
+            transaction = Transaction(DIALECT, self._run_in_transaction, self._command)
             async with hold(transaction, commit=self._commit, rollback=self._rollback) as db:
                 yield db
         self._checkpoint_if_due()
@@ -92,6 +93,9 @@ class SQLite:
             with suppress(TooLong):
                 return await self._writer.run(self._writer.execute, compiled.sql, arguments)
         return await self._writer.run(self._writer.execute, compiled.sql, arguments, in_thread=True)
+
+    async def _command(self, sql: str) -> None:
+        await self._writer.run(partial(self._writer.execute, sql, limit=math.inf))
 
     async def _commit(self) -> None:
         await self._writer.run(self._writer.commit)

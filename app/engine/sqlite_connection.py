@@ -4,6 +4,7 @@ import asyncio
 import math
 import sqlite3
 import time
+from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -151,6 +152,8 @@ def prepare(connection: sqlite3.Connection) -> None:
     """Set PRAGMAS on a new connection. Of many that turn a new file to WAL at once, some are refused at once: again."""
     # SQLite's own lower() knows no letter beyond ASCII. In lists' filters, on whatever is text.
     connection.create_function("fold", 1, lambda text: text and fold(text), deterministic=True)
+    # Bytes come within JSON when there are many rows, and SQLite has a function of its own only from 3.41 on.
+    connection.create_function("from_base64", 1, lambda text: None if text is None else b64decode(text))
     deadline = time.monotonic() + waiting.PATIENCE
     for pragma in PRAGMAS:
         while True:

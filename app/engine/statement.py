@@ -67,8 +67,19 @@ class Runs(Protocol):
         """All its rows. What the database refuses is raised as a Refusal."""
         ...
 
-    def transaction(self) -> AbstractAsyncContextManager["Runs"]:
+    def transaction(self) -> AbstractAsyncContextManager["Begun"]:
         """All or nothing. Within a transaction, the same one."""
+        ...
+
+
+class Begun(Runs, Protocol):
+    """An open transaction."""
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """A part of it. A Refusal within, which is raised again, undoes this part and nothing else.
+
+        Unless it is Unavailable: then, as after any other failure, nothing of the whole is kept.
+        """
         ...
 
 

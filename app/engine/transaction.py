@@ -6,19 +6,23 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import Dialect
 
-from app.engine.statement import Row, Runs, Statement, Values
-from app.errors import Unavailable
+from app.engine.statement import Begun, Row, Statement, Values
+from app.errors import Refusal, Unavailable
 
 TRANSACTION_LIMIT = 10.0  # seconds
 Run = Callable[[Statement, Values], Awaitable[list[Row]]]
+Command = Callable[[str], Awaitable[object]]
 Finish = Callable[[], Awaitable[object]]
 
 
 class Transaction:
-    """What has begun and not ended. `run` must run on a connection that nobody else uses meanwhile."""
+    """What has begun and not ended. `run` must run on a connection that nobody else uses meanwhile.
 
-    def __init__(self, dialect: Dialect, run: Run) -> None:
-        self.dialect, self._run = dialect, run
+    `command` does what has no arguments and no rows, and no limit in time.
+    """
+
+    def __init__(self, dialect: Dialect, run: Run, command: Command) -> None:
+        self.dialect, self._run, self._command = dialect, run, command
         # PostgreSQL gives up the whole transaction at the first failure, and its COMMIT would silently keep nothing.
         # So everywhere, even if the failure is caught.
         self.failure: Exception | None = None
@@ -33,16 +37,34 @@ class Transaction:
             raise
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Runs]:
+    async def transaction(self) -> AsyncIterator[Begun]:
         try:
             yield self
         except Exception as error:
             self.failure = self.failure or error  # what should be all or nothing has begun
             raise
 
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        if self.failure:
+            raise self.failure
+        await self._command("SAVEPOINT part")  # within another it hides that one, until it is released
+        try:
+            yield
+            if self.failure:
+                raise self.failure  # also if the block has caught it
+        except Exception as error:
+            self.failure = self.failure or error
+            if isinstance(error, Refusal) and not isinstance(self.failure, Unavailable):
+                await self._command("ROLLBACK TO SAVEPOINT part")
+                await self._command("RELEASE SAVEPOINT part")
+                self.failure = None
+            raise
+        await self._command("RELEASE SAVEPOINT part")
+
 
 @asynccontextmanager
-async def hold(transaction: Transaction, *, commit: Finish, rollback: Finish) -> AsyncIterator[Runs]:
+async def hold(transaction: Transaction, *, commit: Finish, rollback: Finish) -> AsyncIterator[Begun]:
     """`commit` when the block ends; `rollback` is called in any case, and undoes what was not committed.
 
     Raises Unavailable after TRANSACTION_LIMIT seconds.

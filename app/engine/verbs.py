@@ -1,11 +1,9 @@
 """The verbs of every entity, each one statement. What a caller may not see does not exist in any of them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from sqlalchemy import Dialect
 from sqlmodel import SQLModel
 
 from app.engine.caller import Caller, Standing
@@ -14,20 +12,19 @@ from app.engine.cursors import cursor_of
 from app.engine.expressions import Expressions
 from app.engine.filters import shaped
 from app.engine.queries import Query, Shape
-from app.engine.statement import Row, Statement, hydrator
+from app.engine.statement import Row
+from app.engine.statements import Read as Read
+from app.engine.statements import Statements
 from app.engine.violations import Dangling
-from app.engine.visibility import target_of
 from app.engine.waiting import retried
-from app.errors import Clash, Forbidden, Invalid, Missing, Stale
-from app.models.base import Access, Entity, utcnow
+from app.errors import Missing
+from app.models.base import Entity, utcnow
 
-Read = TypeVar("Read", bound=SQLModel)
 FIRST_PAGE = Query()
-SHAPES = 256  # statements kept for each entity
 AT_ONCE = 1024  # ids: ten thousand would hold up the loop while they are compiled, and PostgreSQL takes 65,535
 
 
-class Verbs(Generic[Read]):
+class Verbs(Statements[Read]):
     """page, get, create, update and delete for `entity`, answered as `read`.
 
     Every verb takes the caller first. What they may not see is Missing for them; a token that no longer holds is
@@ -35,15 +32,7 @@ class Verbs(Generic[Read]):
     """
 
     def __init__(self, entity: type[Entity], read: type[Read], standing: Standing) -> None:
-        self.entity, self.read = entity, read
-        self._entity, self._read, self._standing = entity, read, standing
-        self._table = entity.__table__
-        self._say = Expressions(entity, read, standing)
-        self._conflicts = Conflicts(entity) if entity.__conflicts__ else None
-        fields: Any = entity.model_fields  # type: ignore[attr-defined]  # every entity is a SQLModel
-        self._defaults = {n: field for n, field in fields.items() if n != "id" and not field.is_required()}
-        self._statement = lru_cache(SHAPES)(self._compile)
-        self._hydrator = lru_cache(8)(self._make_hydrator)
+        super().__init__(Expressions(entity, read, standing), read)
 
     async def page(
         self,
@@ -61,12 +50,12 @@ class Verbs(Generic[Read]):
         """
         part = query or FIRST_PAGE
         skip, limit = part.skip if skip is None else skip, part.limit if limit is None else limit
-        shape, values = shaped(self._entity, {**part.asked(), **asked})
+        shape, values = shaped(self.entity, {**part.asked(), **asked})
         # One more than is wanted tells whether there is a next page.
         rows = await self._run(caller, "page", (shape,), {**values, "skip": skip, "limit": limit + 1})
         found = self._hydrator(caller.db.dialect)(rows[:limit])
         if query:
-            following = cursor_of(self._entity, shape.sort, found[-1]) if found and len(rows) > limit else None
+            following = cursor_of(self.entity, shape.sort, found[-1]) if found and len(rows) > limit else None
             total = await self._count(caller, shape, values) if query.count else None
             query.tell(following, total)
         return found
@@ -89,7 +78,7 @@ class Verbs(Generic[Read]):
         """For each of `ids` the newest rows whose `column` it is, at most `limit`. One statement for all of them."""
         found: dict[int, list[Read]] = {row_id: [] for row_id in ids}
         if found:
-            shape, values = shaped(self._entity, {f"{column}__in": list(found)})
+            shape, values = shaped(self.entity, {f"{column}__in": list(found)})
             rows = await self._run(caller, "children", (column, shape), {**values, "limit": limit})
             for row in self._hydrator(caller.db.dialect)(rows):
                 found[getattr(row, column)].append(row)
@@ -101,13 +90,7 @@ class Verbs(Generic[Read]):
         Raises Missing if it would belong to somebody whom the caller may not act for, and Invalid if it refers to a row
         that is not there for them.
         """
-        given = {**data.__dict__, **self._known(more)}
-        if self._say.owner and self._say.owner not in given:
-            given[self._say.owner] = caller.id
-        defaults = {name: field.get_default(call_default_factory=True) for name, field in self._defaults.items()}
-        now = utcnow()
-        stamps = {"created_at": now, "updated_at": now, "version": 1}
-        names, values = self._columns_in({**defaults, **given, **stamps})
+        names, values = self._columns_in(self._new_row(caller, data, more, utcnow()))
         rows = await self._write(caller, "create", names, values)
         if not rows:
             await self._check_references(caller, values)
@@ -148,22 +131,10 @@ class Verbs(Generic[Read]):
         try:
             rows = await self._write(caller, "delete", (version is not None,), values)
         except Dangling:
-            raise Clash(f"It is still in use{self._users()}.") from None
+            raise self._in_use() from None
         if not rows:
             self._unless_stale(await self.get(caller, row_id), version)
             await self.delete(caller, row_id, version=version)  # for a moment the caller was in another role
-
-    async def _run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
-        rows = await caller.db.run(self._statement(verb, caller.role, shape), {**values, **caller.binds})
-        if rows or caller.identity is None:
-            return rows
-        # Nothing came back: is there nothing, or is the caller no longer who the token says?
-        known = await self._standing.recognise(caller)
-        if known.role != caller.role:
-            return await self._run(known, verb, shape, values)
-        if known.role == "user" and self._entity.__access__ is Access.RESTRICTED:
-            raise Forbidden("That is for superusers.")
-        return rows
 
     async def _write(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
         if verb != "delete":
@@ -193,41 +164,14 @@ class Verbs(Generic[Read]):
         """Raise Invalid for the first that is not there for the caller: missing and invisible are told alike."""
         for name in sorted(self._say.references):
             if values.get(f"new_{name}") is not None and not await self._run(caller, "refers", (name,), values):
-                thing = target_of(self._table.c[name]).name.replace("_", " ")
-                raise Invalid(f"{name} is none of the {thing} that you can see.")
-
-    def _users(self) -> str:
-        """By which tables a row may be in use, so that it cannot be deleted: " by projects or notes"."""
-        keys = (key for table in SQLModel.metadata.sorted_tables for key in table.foreign_keys)
-        tables = [
-            key.parent.table.name.replace("_", " ")
-            for key in keys
-            if key.column.table is self._table and key.ondelete in (None, "RESTRICT")
-        ]
-        return f" by {' or '.join(dict.fromkeys(tables))}" if tables else ""
+                raise self._unseen(name)
 
     def _one(self, caller: Caller, rows: list[Row]) -> Read:
         if not rows:
             raise Missing
         return self._hydrator(caller.db.dialect)(rows)[0]
 
-    def _unless_stale(self, row: Read, version: int | None) -> Read:
-        if version is not None and row.version != version:  # type: ignore[attr-defined]  # every Read has one
-            raise Stale("Somebody changed it since you read it.")
-        return row
-
     def _columns_in(self, given: dict[str, object]) -> tuple[tuple[str, ...], dict[str, object]]:
         """The names of those that are columns, in a fixed order, and their values as bind parameters."""
         names = tuple(sorted(name for name in given if name in self._table.c))
         return names, {f"new_{name}": given[name] for name in names}
-
-    def _known(self, more: dict[str, object]) -> dict[str, object]:
-        if unknown := more.keys() - self._table.c.keys():
-            raise TypeError(f"{self._table.name} has no column {', '.join(sorted(unknown))}.")
-        return more
-
-    def _make_hydrator(self, dialect: Dialect) -> Callable[[Sequence[Row]], list[Read]]:
-        return hydrator(self._read, self._say.columns, dialect)
-
-    def _compile(self, verb: str, role: str, shape: tuple[Any, ...]) -> Statement:
-        return Statement(getattr(self._say, verb)(role, *shape), unbounded=verb == "count")

@@ -101,7 +101,11 @@ def taken(columns: list[str]) -> Clash:
     names = [column.replace("_", " ") for column in columns]
     if not names:
         return Clash("That exists already.")
-    return Clash(f"That {names[0]} is taken." if len(names) == 1 else f"That {' and '.join(names)} are taken together.")
+    if len(names) > 1:
+        return Clash(f"That {' and '.join(names)} are taken together.")
+    clash = Clash(f"That {names[0]} is taken.")
+    clash.field = columns[0]
+    return clash
 
 
 def broken_rule(name: str) -> Invalid:
