@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     concurrent_requests: int = Field(1024, ge=8, le=100_000, description="Of one server process; more get 503 at once.")
     proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field((), description="Whose X-Forwarded-* is believed.")
     max_body_size: int = Field(2**17, ge=1024, le=2**30, description="Bytes of a request's body; more get 413.")
+    max_import_size: int = Field(2**28, ge=1024, le=2**40, description="Bytes of a file to import; more get 413.")
     hosts: Words = Field((), description="Names this server answers to: `api.example.com,*.example.org`. None: any.")
     log_requests: bool = Field(True, description="A line in the log for each request.")
     cors_origins: Words = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")

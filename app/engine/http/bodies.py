@@ -1,14 +1,22 @@
 """A request's body: all of it there before anything is done for it, bounded while it streams in; then strict JSON.
 
+A file is another matter: it is taken only from whom may send it, and never into memory.
+
 How long it may take is for wire.py to say: a timer for each body would cost more than all the rest.
 """
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, BinaryIO, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import from_json
 from starlette.types import Message, Receive, Scope
 
-from app.errors import ContentTooLarge, UnsupportedMediaType
+from app.errors import ContentTooLarge, Refusal, RequestTimeout, Unavailable, UnsupportedMediaType
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+FOR_A_FILE = 600.0  # seconds: a place is taken meanwhile
 MOST_KEYS = 1000  # of a body: each that is unknown costs an error, and ten thousand of them 0.1 s of everybody's time
 
 
@@ -18,26 +26,61 @@ def is_announced(scope: Scope) -> bool:
 
 
 async def read_body(scope: Scope, receive: Receive, most: int) -> bytes | None:
-    """All of it, or None if the client went away meanwhile.
+    """All of it, or None if the client went away meanwhile. Raises what `pieces` does."""
+    body = bytearray()
+    try:
+        async for piece in pieces(scope, receive, most):
+            body += piece
+    except Gone:
+        return None
+    return bytes(body)
 
-    Raises ContentTooLarge for more than `most` bytes as soon as they are announced or counted, and UnsupportedMediaType
-    for a compressed body: what is small here may be huge unpacked.
+
+async def spool(scope: Scope, receive: Receive, most: int, file: BinaryIO) -> None:
+    """All of it into `file`. Raises what `pieces` does, RequestTimeout after FOR_A_FILE seconds, and Unavailable."""
+    try:
+        async with asyncio.timeout(FOR_A_FILE):
+            async for piece in pieces(scope, receive, most):
+                file.write(piece)
+    except TimeoutError:
+        raise RequestTimeout("The file took too long.") from None
+    except OSError as error:
+        raise Unavailable("There is no room for the file just now.", retry_after=60) from error
+
+
+def takes_file(endpoint: Endpoint) -> Endpoint:
+    """Mark a route that reads its request's body itself, by `spool`, when it knows from whom."""
+    endpoint.__dict__["takes_file"] = True
+    return endpoint
+
+
+class Gone(Refusal):
+    otherwise = "The client went away."  # told to nobody
+
+
+async def pieces(scope: Scope, receive: Receive, most: int) -> AsyncIterator[bytes]:
+    """As they come in.
+
+    Raises ContentTooLarge for more than `most` bytes as soon as they are announced or counted, UnsupportedMediaType
+    for a compressed body (what is small here may be huge unpacked), and Gone.
     """
     announced = header(scope, b"content-length") or b"0"
     if not announced.isdigit() or len(announced) > 15 or int(announced) > most:
         raise _too_large(scope, most)
     if header(scope, b"content-encoding").lower() not in (b"", b"identity"):
         raise UnsupportedMediaType("Send it as it is, not compressed.", headers={"Accept-Encoding": "identity"})
-    body = bytearray()
+    size = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return None
-        body += message.get("body", b"")
-        if len(body) > most:
+            raise Gone
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > most:
             raise _too_large(scope, most)
+        yield piece
         if not message.get("more_body"):
-            return bytes(body)
+            return
 
 
 def given_back(body: bytes, receive: Receive) -> Receive:

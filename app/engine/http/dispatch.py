@@ -44,6 +44,7 @@ class Leaf(NamedTuple):
     context: RouteContext
     names: tuple[str, ...] = ()  # of the parameters in the path
     takes_json: bool = False
+    takes_file: bool = False
     max_body_size: int | None = None  # the route's own
 
 
@@ -107,7 +108,7 @@ class Dispatch:
         if limits.hosts and is_gated and not _is_known(bodies.header(scope, b"host"), limits.hosts):
             raise Misdirected("This server does not answer for that host.")
         leaf = self._find(path, scope)
-        if scope["method"] not in BODILESS or bodies.is_announced(scope):
+        if (scope["method"] not in BODILESS or bodies.is_announced(scope)) and not leaf.takes_file:
             # All of it before a place is taken: slow clients hold none.
             most = limits.max_body_size if leaf.max_body_size is None else leaf.max_body_size
             body = await bodies.read_body(scope, receive, most)
@@ -147,7 +148,8 @@ def install(app: FastAPI, limits: Limits = DEFAULT) -> None:
     """Put the table in front of `app`'s routes. Call it after the last one was added.
 
     Before a route runs, its request's body is there, and is JSON where the route takes JSON; bodies.py says how it is
-    refused else. Raises Misdirected for a host that is not known, and Unavailable where too much is under way.
+    refused else; a route that takes a file reads it itself. Raises Misdirected for a host that is not known, and
+    Unavailable where too much is under way.
     """
     app.router.middleware_stack = Dispatch(app, limits)
 
@@ -157,7 +159,13 @@ def _leaf(context: RouteContext, answer: ASGIApp) -> Leaf:
     takes_json = field is not None and type(field.field_info) is Body
     if etags.is_row(getattr(context, "response_model", None)):
         answer = etags.Tagged(answer)
-    return Leaf(answer, context, takes_json=takes_json, max_body_size=getattr(context, "max_body_size", None))
+    return Leaf(
+        answer,
+        context,
+        takes_json=takes_json,
+        takes_file=hasattr(context.endpoint, "takes_file"),
+        max_body_size=getattr(context, "max_body_size", None),
+    )
 
 
 def _without_route(method: str, methods: dict[str, Leaf]) -> Leaf:
@@ -165,7 +173,9 @@ def _without_route(method: str, methods: dict[str, Leaf]) -> Leaf:
     allow = {"Allow": ", ".join(sorted({*methods, "OPTIONS"}))}
     if method != "OPTIONS":
         raise HTTPException(405, "This address has other methods: see Allow.", headers=allow)
-    return next(iter(methods.values()))._replace(answer=Response(status_code=204, headers=allow), takes_json=False)
+    return next(iter(methods.values()))._replace(
+        answer=Response(status_code=204, headers=allow), takes_json=False, takes_file=False
+    )
 
 
 def _is_known(host: bytes, hosts: Collection[str]) -> bool:
