@@ -22,6 +22,12 @@ class Fault(NamedTuple):
         line: list[str | int] = ["file"] if self.line is None else ["line", self.line]
         return line if self.column is None else [*line, self.column]
 
+    @property
+    def told(self) -> str:
+        """To a person: `line 3, title: must not be blank`."""
+        line = "the file" if self.line is None else f"line {self.line}"
+        return f"{line}{f', {self.column}' if self.column else ''}: {self.message}"
+
 
 def in_order(faults: Iterable[Fault]) -> list[Fault]:
     """From the first line to the last."""
@@ -35,7 +41,7 @@ class BadFile(Refusal):
 
     def __init__(self, *faults: Fault) -> None:
         self.faults = in_order(faults)[:MOST]
-        super().__init__("\n".join(f"{' '.join(map(str, each.loc))}: {each.message}" for each in self.faults))
+        super().__init__("\n".join(each.told for each in self.faults))
 
     def content(self) -> dict[str, object]:
         return problem(self.status, [{"loc": each.loc, "msg": each.message, "type": each.kind} for each in self.faults])

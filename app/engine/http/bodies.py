@@ -1,22 +1,16 @@
 """A request's body: all of it there before anything is done for it, bounded while it streams in; then strict JSON.
 
-A file is another matter: it is taken only from whom may send it, and never into memory.
-
 How long it may take is for wire.py to say: a timer for each body would cost more than all the rest.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import AsyncIterator
 
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import from_json
 from starlette.types import Message, Receive, Scope
 
-from app.errors import ContentTooLarge, Refusal, RequestTimeout, Unavailable, UnsupportedMediaType
+from app.errors import ContentTooLarge, Refusal, UnsupportedMediaType
 
-Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
-FOR_A_FILE = 600.0  # seconds: a place is taken meanwhile
 MOST_KEYS = 1000  # of a body: each that is unknown costs an error, and ten thousand of them 0.1 s of everybody's time
 
 
@@ -34,24 +28,6 @@ async def read_body(scope: Scope, receive: Receive, most: int) -> bytes | None:
     except Gone:
         return None
     return bytes(body)
-
-
-async def spool(scope: Scope, receive: Receive, most: int, file: BinaryIO) -> None:
-    """All of it into `file`. Raises what `pieces` does, RequestTimeout after FOR_A_FILE seconds, and Unavailable."""
-    try:
-        async with asyncio.timeout(FOR_A_FILE):
-            async for piece in pieces(scope, receive, most):
-                file.write(piece)
-    except TimeoutError:
-        raise RequestTimeout("The file took too long.") from None
-    except OSError as error:
-        raise Unavailable("There is no room for the file just now.", retry_after=60) from error
-
-
-def takes_file(endpoint: Endpoint) -> Endpoint:
-    """Mark a route that reads its request's body itself, by `spool`, when it knows from whom."""
-    endpoint.__dict__["takes_file"] = True
-    return endpoint
 
 
 class Gone(Refusal):
