@@ -151,8 +151,7 @@ def import_(
         async with opened(get_settings()) as (application, _hasher):
             report = await commands.import_rows(application, rows, username, file, asked)
             say(commands.told(report))
-            if report.failed:
-                raise typer.Exit(1)
+            raise typer.Exit(int(report.failed > 0))
 
     answer(work())
 

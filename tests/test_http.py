@@ -112,7 +112,8 @@ def test_head_answers_like_get_without_a_body(ann: Person, root: Person):
             for _, headers, _ in (got, head):
                 del headers["x-request-id"], headers["x-process-time"]
             assert head == (got[0], got[1], b"")
-            assert got[1]["content-length"] == str(len(got[2])) != "0"
+            is_stream = path.endswith("/export") and caller
+            assert is_stream or got[1]["content-length"] == str(len(got[2])) != "0"
 
 
 @pytest.mark.promise("H12")
