@@ -15,6 +15,7 @@ from app.deps import Caller, IfMatch, Query, RowId, created, query_of
 from app.engine.caller import Caller as AnyCaller
 from app.engine.http import dispatch
 from app.errors import documented
+from app.extras import extras
 from app.main import create_app
 from app.models.base import Access, BigId, Closed, Entity, Line, Partial, Ref, Row, listed, rule
 from app.settings import Settings
@@ -102,6 +103,7 @@ def routes(entity: Any, new: Any, changed: Any, shown: Any) -> APIRouter:
         """Delete it, for good."""
         await rows.delete(caller, row_id, version=version)
 
+    router.include_router(extras(rows, new, changed))
     return router
 
 

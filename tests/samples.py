@@ -13,6 +13,7 @@ from sqlmodel import Field, SQLModel
 from app.crud import verbs
 from app.deps import Caller, IfMatch, Query, RowId, created, query_of
 from app.errors import documented
+from app.extras import extras
 from app.models.base import Access, BigId, Closed, Entity, Partial, Row, Text, listed
 from app.models.types import Base64, Day, Instant, Int64, Json, JsonColumn, by_value
 
@@ -106,3 +107,6 @@ async def update_scratch_sample(
 async def delete_scratch_sample(caller: Caller, sample_id: RowId, version: IfMatch) -> None:
     """Delete a sample, for good."""
     await samples.delete(caller, sample_id, version=version)
+
+
+router.include_router(extras(samples, SampleCreate, SampleUpdate))

@@ -101,7 +101,8 @@ def _answer(status: int, declared: dict[str, Any] | None, *, gives_row: bool) ->
     # FastAPI knows one media type for all the answers of a route.
     if answer.get("content") == {"application/json": PROBLEM}:
         answer["content"] = {Refusal.media_type: PROBLEM}
-    headers = [HEADERS[status]] if status in HEADERS else []
+    # Many rows have no address of their own.
+    headers = [HEADERS[status]] if status in HEADERS and (gives_row or status != 201) else []
     if gives_row and status in (200, 201, 304):
         headers.append(ETAG)
     if headers:

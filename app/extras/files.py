@@ -16,7 +16,7 @@ from app.engine.files.writing import MEDIA_TYPES, Asked, Export, export_class
 from app.engine.http.queries import Options
 from app.engine.http.uploads import charset_of, format_of, spool, spooled, takes_file
 from app.engine.verbs import Read, Verbs
-from app.extras.names import many
+from app.extras.names import called, many
 
 FILE = {"type": "string", "format": "binary"}
 MEDIA = ("text/csv", "application/x-ndjson")
@@ -26,15 +26,17 @@ BODY = {"required": True, "content": {media: {"schema": FILE} for media in MEDIA
 def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -> APIRouter:
     """Export and import."""
     router, rows = APIRouter(), many(verbs)
+    words = rows.replace("_", " ")
     export = Export(verbs)
     asked_of = Annotated[Asked, Depends(Options(export_class(verbs.entity)))]
 
     @router.get(
         "/export",
-        name=f"export_{rows}",
+        summary=f"Export {words}",
         response_class=Response,
         responses={200: {"content": {media: {"schema": FILE} for media in MEDIA}}},
     )
+    @called(f"export_{rows}")
     async def export_rows(request: Request, caller: Caller, asked: asked_of) -> Response:
         """All the rows that the list would show, as a file. It is sent while it is read, so it may have any length."""
         pieces = await export.begin(caller, asked)
@@ -48,8 +50,9 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
     importer = Import(verbs, create, update)
     how_to = Annotated[HowToImport, Depends(Options(import_class(verbs.entity, create)))]
 
-    @router.post("/import", name=f"import_{rows}", openapi_extra={"requestBody": BODY})
+    @router.post("/import", summary=f"Import {words}", openapi_extra={"requestBody": BODY})
     @takes_file
+    @called(f"import_{rows}")
     async def import_rows(request: Request, caller: Caller, settings: Settings, how: how_to) -> Report:
         """Create a row for each line of a file, or change the row that is there. All of them, or those that are good.
 

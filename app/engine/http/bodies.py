@@ -11,7 +11,9 @@ from starlette.types import Message, Receive, Scope
 
 from app.errors import ContentTooLarge, Refusal, UnsupportedMediaType
 
-MOST_KEYS = 1000  # of a body: each that is unknown costs an error, and ten thousand of them 0.1 s of everybody's time
+MOST_KEYS = (
+    1000  # of an object: each that is unknown costs an error, and ten thousand of them 0.1 s of everybody's time
+)
 
 
 def is_announced(scope: Scope) -> bool:
@@ -78,7 +80,8 @@ def check_json(scope: Scope, body: bytes) -> None:
         parsed = from_json(body, allow_inf_nan=False, cache_strings=False)  # at most 200 levels deep
     except ValueError:
         raise _invalid("json_invalid", "That is no JSON, or too deep.") from None
-    if isinstance(parsed, dict) and len(parsed) > MOST_KEYS:
+    parts = parsed if isinstance(parsed, list) else [parsed]
+    if any(isinstance(part, dict) and len(part) > MOST_KEYS for part in parts):
         raise _invalid("too_many", f"More than {MOST_KEYS} keys are too many.")
 
 
