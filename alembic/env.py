@@ -7,9 +7,9 @@ from sqlalchemy import Connection, Enum
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString
 
-import app.engine.records
 import app.models  # noqa: F401  # every table, so that autogenerate can see it
 from alembic import context
+from app.engine import recording
 from app.engine.migrations import connect
 from app.models.types import JsonColumn
 from app.settings import get_settings
@@ -55,6 +55,8 @@ def run(connection: Connection | None) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+        if connection:
+            recording.install(connection)
 
 
 if context.is_offline_mode():

@@ -121,7 +121,10 @@ def get_session(
     request: Request, _place: Annotated[None, Depends(get_session_place, scope="function")]
 ) -> Iterator[Session]:
     writes = request.method not in ("GET", "HEAD")
-    with open_session(request.app.state.session_engine, writes=writes) as session:
+    state, scope = request.app.state, request.scope
+    with open_session(
+        state.session_engine, writes=writes, acting=lambda: engine.acting_as(scope.get("user_id"))
+    ) as session:
         yield session
 
 

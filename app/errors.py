@@ -61,6 +61,10 @@ class Clash(Refusal):
     status, otherwise = 409, "Conflict."
 
 
+class Gone(Refusal):
+    status, otherwise = 410, "No longer kept."
+
+
 class Stale(Refusal):
     status, otherwise = 412, "Changed meanwhile."
 

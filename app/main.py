@@ -16,6 +16,7 @@ from app.engine.http import dispatch, refusals
 from app.engine.http.answers import CatchAll, Cors
 from app.engine.http.queries import document_lists
 from app.engine.openapi import document
+from app.engine.pruning import keep_pruning
 from app.engine.sessions import SESSIONS, create_session_engine
 from app.errors import documented
 from app.middleware import Envelope
@@ -42,8 +43,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             connect(url, size=size, pgbouncer=pgbouncer) as app.state.database,
             connect(url, size=1, pgbouncer=pgbouncer) as app.state.probe,
+            asyncio.TaskGroup() as background,
         ):
+            pruning = background.create_task(keep_pruning(app.state.database, settings.history_days))
             yield
+            pruning.cancel()
     finally:
         logs.flush()
         app.state.hasher.close()

@@ -40,6 +40,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("No database can make a difference: it runs without TEST_DATABASE_URL.")
 
 
+@pytest.fixture(autouse=True)
+def short_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of changes ends when it has told what there is: many a test asks every route."""
+    monkeypatch.setattr("app.extras.changes.LASTS", 0.0)
+
+
 @pytest.fixture(scope="session")
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether long tests shall run at their full length."""

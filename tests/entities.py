@@ -203,12 +203,13 @@ class World:
         return {each["name"]: each["schema"] for each in told if each["in"] == "query"}
 
     def _assert_documented(self, method: str, path: str, answer: Any) -> None:
-        (operation,) = [
-            operation
+        found = {
+            template: operation
             for verb, template, operation in self.operations()
             if verb == method and re.fullmatch(re.sub(r"{\w+}", r"[^/]+", template), path)
-        ][:1] or [None]
-        assert operation, f"{method} {path} is not in the document"
+        }
+        assert found, f"{method} {path} is not in the document"
+        operation = found.get(path) or next(iter(found.values()))
         status, name = str(answer.status_code), operation["operationId"]
         assert status in operation["responses"], f"{name} answers {status}, which the document does not tell"
         content = operation["responses"][status].get("content", {})

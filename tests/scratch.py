@@ -16,6 +16,7 @@ from sqlalchemy import NullPool, Table, UniqueConstraint, create_engine, make_ur
 from sqlmodel import Field, SQLModel
 
 from app.crud import standing, users
+from app.engine import recording
 from app.engine.caller import Caller
 from app.engine.database import connect
 from app.engine.verbs import Verbs
@@ -151,7 +152,9 @@ async def sign_up(application: Caller, username: str) -> Caller:
 def tables(url: str, wanted: Sequence[Table] = TABLES) -> Iterator[None]:
     """The scratch tables, there for as long as it lasts: on PostgreSQL the database outlives the test."""
     engine = create_engine(url, poolclass=NullPool)
-    SQLModel.metadata.create_all(engine, wanted)
+    with engine.begin() as connection:
+        SQLModel.metadata.create_all(connection, wanted)
+        recording.install(connection)
     try:
         yield
     finally:

@@ -437,6 +437,18 @@ def test_rows_are_created_changed_and_deleted_in_one_request_each(ann: Person):
     assert (deleted.status_code, deleted.content, ann.get("/items").json()) == (204, b"", [])
 
 
+def test_what_is_done_to_many_rows_is_in_the_history_of_each(ann: Person):
+    ids = [row["id"] for row in ann.post("/items/bulk", [{"title": "one"}, {"title": "two"}]).json()]
+    assert ann.patch("/items/bulk", [{"id": each, "title": "new"} for each in ids]).status_code == 200
+    assert ann.patch("/items/bulk", [{"id": ids[0], "title": "not kept"}, {"id": 2**53 - 1}]).status_code == 404
+    assert ann.post("/items/bulk/delete", ids).status_code == 204
+    for each, title in zip(ids, ("one", "two"), strict=True):
+        history = ann.get(f"/items/{each}/history").json()
+        assert [(change["action"], change["user_id"], change["row"]["title"]) for change in history] == [
+            *(("deleted", ann.id, "new"), ("changed", ann.id, "new"), ("created", ann.id, title))
+        ]
+
+
 def test_an_error_says_in_its_place_what_is_wrong(ann: Person, bob: Person):
     (mine, _) = ann.post("/items/bulk", [{"title": "one"}, {"title": "two"}]).json()
     theirs = bob.post("/items", {"title": "three"}).json()

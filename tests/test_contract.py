@@ -275,6 +275,89 @@ def by(world: World, kind: Kind) -> Person:
     return world.root if world.owner(kind) is world.root else world.bob
 
 
+# Many at once.
+
+
+def at_once(kind: Kind, part: str = "") -> str:
+    return f"{kind.path}/bulk{part}"
+
+
+def listed(answer: Any) -> list[tuple[list[Any], str]]:
+    """Where something is refused, and the sentence."""
+    return [(each["loc"], each["msg"]) for each in answer.json()["detail"]]
+
+
+def test_many_rows_are_made_as_single_ones_are_and_in_their_order(world: World, kind: Kind, owner: Person):
+    sent = [world.body(kind), world.body(kind, whole=False), world.body(kind)]
+    created = world.ask(owner, "POST", at_once(kind), sent)
+    rows = created.json()
+    assert (created.status_code, [row["version"] for row in rows]) == (201, [1, 1, 1])
+    assert [read(kind, row) for row in rows] == [read(kind, row | body) for row, body in zip(rows, sent, strict=True)]
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
+    assert {row.get("owner_id", owner.id) for row in rows} == {owner.id}
+    assert [world.ask(world.root, "GET", at(kind, row)).json() for row in rows] == rows
+
+
+def test_many_rows_are_changed_and_deleted_as_single_ones_are(world: World, kind: Kind, owner: Person):
+    before = [world.row(kind), world.row(kind), world.row(kind)]
+    sent = [{"id": before[1]["id"], **world.body(kind)}, {"id": before[0]["id"], "version": 1}]
+    changed = world.ask(owner, "PATCH", at_once(kind), sent)
+    first, second = changed.json()
+    assert (changed.status_code, read(kind, first), second) == (200, read(kind, before[1] | sent[0]), before[0])
+    assert differing(before[1], first) <= {*sent[0], "updated_at", "version"}
+    assert (first["version"], world.ask(owner, "GET", at(kind, first)).json()) == (2, first)
+    deleted = world.ask(owner, "POST", at_once(kind, "/delete"), [{"id": first["id"], "version": 2}, second["id"]])
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert [world.ask(owner, "GET", at(kind, row)).status_code for row in before] == [404, 404, 200]
+
+
+@pytest.mark.promise("I03", "I04")
+def test_many_rows_are_as_visible_as_single_ones(world: World, kind: Kind, owner: Person):
+    row, body, bob = world.row(kind), world.body(kind), world.bob
+    if is_shared(kind):
+        pytest.skip("everyone sees them")
+    asked = [("PATCH", "", [{"id": each, **body}]) for each in (row["id"], NOBODY_HAS)]
+    asked += [("POST", "/delete", [each]) for each in (row["id"], NOBODY_HAS)]
+    answers = [world.ask(bob, method, at_once(kind, part), sent) for method, part, sent in asked]
+    assert {answer.status_code for answer in answers} == {403 if kind.access is Access.RESTRICTED else 404}
+    # Not even the body may tell the two apart, or ids could be probed.
+    assert len({answer.content for answer in answers}) == 1
+    if kind.access is Access.RESTRICTED:
+        assert world.ask(bob, "POST", at_once(kind), [body]).status_code == 403
+    else:
+        assert listed(answers[0]) == [(["body", 0], "Not found.")]
+    assert world.ask(owner, "GET", at(kind, row)).json() == row
+
+
+def test_whoever_was_shut_out_writes_no_rows_at_once_either(world: World, kind: Kind, owner: Person):
+    row, body = world.row(kind), world.body(kind)
+    asked = (("POST", "", [body]), ("PATCH", "", [{"id": row["id"], **body}]), ("POST", "/delete", [row["id"]]))
+    for method, part, sent in asked:
+        assert (method, world.ask(world.gone, method, at_once(kind, part), sent).status_code) == (method, 401)
+    assert world.ask(owner, "GET", at(kind, row)).json() == row
+
+
+@pytest.mark.promise("I05", "I12", "I14")
+def test_one_row_that_is_refused_is_told_where_it_is_and_keeps_the_others_from_being_written(
+    world: World, kind: Kind, owner: Person
+):
+    row, other = world.row(kind), world.row(kind)
+    refusals = [("owner_id", world.bob.id, 422), ("nonsense", 1, 422)]
+    refusals += [(name, NOBODY_HAS, 422) for name in kind.references]
+    refusals += [(names[0], row[names[0]], 409) for names in kind.unique if len(names) == 1]
+    for name, value, status in refusals:
+        body, bad = world.body(kind), {**world.body(kind), name: value}
+        created = world.ask(owner, "POST", at_once(kind), [body, bad])
+        changed = world.ask(owner, "PATCH", at_once(kind), [{"id": row["id"]}, {"id": other["id"], **bad}])
+        assert (name, created.status_code, changed.status_code) == (name, status, status)
+        assert {tuple(loc) for answer in (created, changed) for loc, _ in listed(answer)} == {("body", 1, name)}
+        assert world.ask(owner, "POST", at_once(kind), [body]).status_code == 201  # nothing took its place
+    stale = [world.ask(owner, "PATCH", at_once(kind), [{"id": row["id"], "version": 2, **world.body(kind)}])]
+    stale += [world.ask(owner, "POST", at_once(kind, "/delete"), [row["id"], {"id": other["id"], "version": 2}])]
+    assert [answer.status_code for answer in stale] == [412, 412]
+    assert [world.ask(owner, "GET", at(kind, each)).json() for each in (row, other)] == [row, other]
+
+
 # Lists.
 
 

@@ -141,6 +141,20 @@ def test_changes_of_different_fields_both_survive(arena: Arena, seen: Any):
         assert arena.item(item_id) == [("two", "both", 3)]
 
 
+def test_of_bulks_on_the_same_rows_each_is_done_whole_or_not_at_all(arena: Arena, seen: Any):
+    ann = arena.sign_up()
+    for _ in range(arena.rounds):
+        ids = [arena.create_item(ann) for _ in range(5)]
+        changes = [[{"id": each, "title": title} for each in ids] for title in ("a", "b")]
+        acts = [ann.do("PATCH", "/items/bulk", changes[0]), ann.do("PATCH", "/items/bulk", changes[1][::-1])]
+        assert arena.race(*acts) == (200, 200)
+        kept = {arena.item(each)[0] for each in ids}
+        assert kept in ({("a", None, 3)}, {("b", None, 3)})
+        statuses = arena.race(*acts, ann.do("POST", "/items/bulk/delete", ids))
+        seen[statuses] += 1
+        assert (statuses[2], {*statuses[:2]} <= {200, 404}, [arena.item(each) for each in ids]) == (204, True, [[]] * 5)
+
+
 def test_a_change_does_not_bring_back_what_is_deleted(arena: Arena, seen: Any):
     ann = arena.sign_up()
     for _ in range(arena.rounds):

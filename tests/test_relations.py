@@ -9,7 +9,9 @@ import pytest
 from sqlmodel import Field, SQLModel
 
 from app.crud import transaction, verbs
+from app.engine.bulk import Bulk
 from app.engine.caller import Caller
+from app.engine.halving import Rejected
 from app.engine.sessions import create_session_engine, open_session
 from app.engine.visibility import entities
 from app.errors import Clash, Invalid, Missing
@@ -332,6 +334,13 @@ async def test_a_row_goes_into_no_club_of_others_even_if_everyone_sees_the_clubs
         said = {
             await refused(Invalid, members.create(world.ann, SQLModel(), team_id=theirs.id, user_id=world.ann.id)),
             await refused(Invalid, members.update(world.ann, row.id, team_id=theirs.id)),
+        }
+        many, moved = Bulk(members), MemberRead.model_construct({"team_id"}, team_id=theirs.id)
+        said |= {
+            await refused(
+                Rejected, many.create(world.ann, [SQLModel()], more=[{"team_id": theirs.id, "user_id": world.ann.id}])
+            ),
+            await refused(Rejected, many.update(world.ann, [(row.id, moved, None)])),
         }
         assert said == {"team_id is none of the scratch clubs that you can see."}
 

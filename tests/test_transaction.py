@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from app.engine import transaction as shared_transaction
 from app.engine import waiting
 from app.engine.caller import Caller
 from app.engine.database import connect
-from app.errors import Clash, Missing, Unavailable
+from app.errors import Clash, Invalid, Missing, Unavailable
 from tests.conftest import POSTGRES
 from tests.scratch import BookingUpdate, NoticeCreate, World, awaited, booking, bookings, notices, world_at
 
@@ -147,6 +148,72 @@ async def test_what_is_missing_can_be_caught_and_the_rest_is_kept(world: World):
             await bookings.get(tx, 77)
         await bookings.create(tx, booking(2))
     assert await starts(world) == [1, 2]
+
+
+@awaited
+async def test_a_part_that_is_refused_is_undone_and_the_rest_is_kept(world: World):
+    await bookings.create(world.bob, booking(2))
+    async with world.ann.db.transaction() as db:
+        tx = replace(world.ann, db=db)
+        await bookings.create(tx, booking(1))
+        for refused in (booking(2), booking(3, 3)):
+            with pytest.raises((Clash, Invalid)):
+                async with db.savepoint():
+                    await bookings.create(tx, booking(4))
+                    async with db.savepoint():
+                        await bookings.create(tx, booking(5))
+                    await bookings.create(tx, refused)
+        async with db.savepoint():
+            with pytest.raises(Missing):
+                async with db.savepoint():
+                    await bookings.create(tx, booking(6))
+                    raise Missing
+            await bookings.create(tx, booking(7))
+    assert await starts(world) == [1, 2, 7]
+
+
+@awaited
+async def test_a_part_in_which_a_refusal_was_caught_is_undone_as_well(world: World):
+    await bookings.create(world.bob, booking(2))
+    async with world.ann.db.transaction() as db:
+        with pytest.raises(Clash):
+            async with db.savepoint():
+                with pytest.raises(Clash):
+                    await bookings.create(replace(world.ann, db=db), booking(2))
+    assert await starts(world) == [2]
+
+
+@pytest.mark.parametrize("error", [Unavailable, ZeroDivisionError])
+@awaited
+async def test_a_failure_in_a_part_that_is_no_refusal_is_that_of_the_whole(world: World, error: type[Exception]):
+    with pytest.raises(error):
+        async with world.ann.db.transaction() as db:
+            await bookings.create(replace(world.ann, db=db), booking(1))
+            with pytest.raises(error):
+                async with db.savepoint():
+                    raise error
+            with pytest.raises(error):
+                async with db.savepoint():
+                    pass
+    assert await starts(world) == []
+
+
+@awaited
+async def test_a_part_that_is_cancelled_is_so_with_the_whole_and_harms_nobody(world: World):
+    async def write() -> None:
+        async with world.ann.db.transaction() as db, db.savepoint():
+            await bookings.create(replace(world.ann, db=db), booking(1))
+            written.set()
+            await asyncio.Event().wait()
+
+    written = asyncio.Event()
+    task = asyncio.create_task(write())
+    await written.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await bookings.create(world.ann, booking(2))
+    assert await starts(world) == [2]
 
 
 @awaited

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlmodel import delete, select
 
+from app.engine.bulk import Bulk
 from app.engine.http import dispatch
 from app.engine.sessions import create_session_engine, open_session
 from app.main import create_app
@@ -181,6 +182,36 @@ def assert_kept(world: World, session_of: Callable[..., Any], sample: SampleCrea
 
 def ids_of(rows: Iterable[Any]) -> set[int]:
     return {row.id for row in rows}
+
+
+@pytest.mark.parametrize("many", [[SMALL, LARGE]], ids=["extremes"])
+def test_the_extremes_are_kept_when_many_are_written_at_once(
+    world: World, session_of: Callable[..., Any], many: list[SampleCreate]
+):
+    assert_stored_alike(world, session_of, many)
+
+
+@hypothesis(often, max_examples=20)
+@given(many=st.lists(any_sample(), min_size=1, max_size=3))
+def test_many_at_once_are_stored_as_one_by_one(world: World, session_of: Callable[..., Any], many: list[SampleCreate]):
+    assert_stored_alike(world, session_of, many)
+
+
+def assert_stored_alike(world: World, session_of: Callable[..., Any], many: list[SampleCreate]) -> None:
+    """By what is in the database, value and type, whether it was created or changed, at once or one by one."""
+    run, ann, bulk = world.runner.run, world.ann, Bulk(samples)
+    one_by_one = [run(samples.create(ann, sample)) for sample in many]
+    created = run(bulk.create(ann, many))
+    others = run(bulk.create(ann, [LARGE if sample == SMALL else SMALL for sample in many]))
+    changes = [(row.id, SampleUpdate(**sample.__dict__), 1) for row, sample in zip(others, many, strict=True)]
+    changed = run(bulk.update(ann, changes))
+    raw = {}
+    with session_of() as session:
+        for row in session.execute(text(f"SELECT id, {', '.join(SampleCreate.model_fields)} FROM scratch_samples")):
+            raw[row.id] = [(type(value), value) for value in row[1:]]
+    for rows in zip(many, one_by_one, created, changed, strict=True):
+        assert [fields_of(row) for row in rows] == [fields_of(rows[0])] * 4
+        assert [raw[row.id] for row in rows[1:]] == [raw[rows[1].id]] * 3
 
 
 @awaited

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any
 
@@ -32,6 +33,8 @@ class Bulk(Statements[Read]):
 
     All or nothing: if a row is refused, Rejected tells which ones, at most MOST_ERRORS, and why.
     `create_good` and `update_good` keep the others; they are for an open transaction.
+
+    Rules over rows are asked after each CHUNK of rows: within it, two rows may change places.
     """
 
     def __init__(self, verbs: Verbs[Read]) -> None:
@@ -69,37 +72,38 @@ class Bulk(Statements[Read]):
             tx = await self._begin(db, caller)
             found, errors = await self._find(tx, ids, deletes=True)
             halving: Halving[None] = Halving(db, partial(self._delete, tx), most=MOST_ERRORS)
-            await halving.run([Sent(position, {"row_id": _id_of(row)}) for position, row in found.items()])
+            await halving.run(Sent(position, {"row_id": _id_of(row)}) for position, row in found.items())
             _outcome(len(ids), {}, errors + halving.errors).whole()
 
     async def _create(
         self, db: Begun, caller: Caller, rows: Sequence[SQLModel], more: More | None, most: int | None
     ) -> Outcome[Read]:
         tx, now = await self._begin(db, caller), utcnow()
-        extras = more or [{}] * len(rows)
-        given = [self._new_row(caller, row, extra, now) for row, extra in zip(rows, extras, strict=True)]
-        names = self._columns({name for row in given for name in row})
-        sent = [{f"new_{name}": row[name] for name in names if name in row} for row in given]
+        given = [*zip(rows, more or [{}] * len(rows), strict=True)]
+        names = self._names(caller, given)
+
+        def sent(position: int, data: SQLModel, extra: Mapping[str, object]) -> Sent:
+            row = self._new_row(caller, data, extra, now)
+            return Sent(position, {f"new_{name}": row[name] for name in names if name in row})
+
         halving = Halving(db, partial(self._write, tx, "create_all", names), most=most)
-        await halving.run([Sent(position, values) for position, values in enumerate(sent)])
+        await halving.run(sent(position, *each) for position, each in enumerate(given))
         return _outcome(len(rows), halving.written, halving.errors)
+
+    def _names(self, caller: Caller, given: Sequence[tuple[SQLModel, Mapping[str, object]]]) -> tuple[str, ...]:
+        """Of the columns that new rows come with: rows of one class have the same fields, but each its own extras."""
+        one_of_each = {type(data): (data, extra) for data, extra in given}.values()
+        fields = {name for data, extra in one_of_each for name in self._new_row(caller, data, extra, utcnow())}
+        return self._columns(fields | {name for _, extra in given for name in extra})
 
     async def _update(self, db: Begun, caller: Caller, changes: Sequence[Change], most: int | None) -> Outcome[Read]:
         tx, now = await self._begin(db, caller), utcnow()
         found, errors = await self._find(tx, [(row_id, version) for row_id, _, version in changes], deletes=False)
         asked = {position: changes[position][1] for position in found}
         names = self._columns({name for change in asked.values() for name in change.model_fields_set} - NEVER_SENT)
-        sent = []
-        for position, change in asked.items():
-            values = {name: getattr(change, name) for name in names if name in change.model_fields_set}
-            if values:
-                values["updated_at"] = now
-                told = {f"has_{name}": True for name in values} | {
-                    f"new_{name}": value for name, value in values.items()
-                }
-                sent.append(Sent(position, {"row_id": changes[position][0], **told}))
+        sent = (_sent(position, changes[position][0], change, names, now) for position, change in asked.items())
         halving = Halving(db, partial(self._write, tx, "update_all", (*names, "updated_at")), most=most)
-        await halving.run(sent)
+        await halving.run(row for row in sent if row)
         return _outcome(len(changes), found | halving.written, errors + halving.errors)
 
     async def _find(
@@ -155,7 +159,7 @@ class Bulk(Statements[Read]):
         """What the statement answers about those rows."""
         dialect = caller.db.dialect
         packed = self._packer(dialect)({"position": row.position, **row.values} for row in part)
-        return await self._run(caller, verb, (dialect.name, *shape), {"rows": packed})
+        return await self.run(caller, verb, (dialect.name, *shape), {"rows": packed})
 
     async def _check_references(self, caller: Caller, names: tuple[str, ...], part: Sequence[Sent]) -> None:
         """Raise Rejected for the rows that refer to what is not there for the caller."""
@@ -183,6 +187,16 @@ class Bulk(Statements[Read]):
 
 def _id_of(row: Any) -> int:  # noqa: ANN401  # every Read has one, but not its type
     return int(row.id)
+
+
+def _sent(position: int, row_id: int, changes: SQLModel, names: Sequence[str], now: datetime) -> Sent | None:
+    """What is sent of a change; None if it changes nothing."""
+    values = {name: getattr(changes, name) for name in names if name in changes.model_fields_set}
+    if not values:
+        return None
+    values["updated_at"] = now
+    told = {f"new_{name}": value for name, value in values.items()} | {f"has_{name}": True for name in values}
+    return Sent(position, {"row_id": row_id, **told})
 
 
 def _outcome(count: int, rows: Mapping[int, Read], errors: list[RowError]) -> Outcome[Read]:

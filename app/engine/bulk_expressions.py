@@ -9,6 +9,7 @@ from sqlmodel import SQLModel, delete, insert, select, update
 from app.engine import visibility
 from app.engine.caller import Standing
 from app.engine.expressions import Expressions
+from app.engine.recording import acting
 from app.engine.sent import sent
 from app.models.base import Entity
 
@@ -22,7 +23,7 @@ class BulkExpressions(Expressions):
 
     def create_all(self, role: str, *names: str) -> ClauseElement:
         """In their order, so that ids ascend with positions."""
-        rows: Any = select(*(self._new(name) for name in names)).where(*self._creatable(role))
+        rows: Any = select(*(self._new(name) for name in names)).where(acting(), *self._creatable(role))
         rows = rows.where(*self._refer(role, names)).order_by(self._sent.c.position)
         return insert(self.table).from_select(names, rows, include_defaults=False).returning(*self.columns)
 
@@ -33,7 +34,7 @@ class BulkExpressions(Expressions):
         return found
 
     def update_all(self, role: str, *names: str) -> ClauseElement:
-        rows = update(self.table).where(self.table.c.id == self._sent.c.row_id, *self._visible(role))
+        rows = update(self.table).where(self.table.c.id == self._sent.c.row_id, acting(), *self._visible(role))
         rows = rows.where(*self._joins(role, names), *self._refer(role, names))
         changed = {
             name: case((self._sent.c[f"has_{name}"], self._new(name)), else_=self.table.c[name]) for name in names
@@ -41,7 +42,7 @@ class BulkExpressions(Expressions):
         return rows.values(changed).returning(*self.columns)
 
     def delete_all(self, role: str) -> ClauseElement:
-        rows = delete(self.table).where(self._is_sent(), *self._visible(role))
+        rows = delete(self.table).where(self._is_sent(), acting(), *self._visible(role))
         return rows.returning(self.table.c.id)
 
     def remain_all(self, role: str) -> ClauseElement:

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, bindparam, exists
 from sqlmodel import select
 
+from app.engine import logs
 from app.engine.statement import Runs, Statement
 from app.errors import Unauthenticated
 from app.models.base import BigId, Entity
@@ -20,6 +21,8 @@ class Caller:
 
     db: Runs
     identity: Identity | None = None
+    # In whose name the application itself does something, for the history.
+    acts_for: int | None = None
 
     @property
     def id(self) -> int:
@@ -34,14 +37,24 @@ class Caller:
 
     @property
     def binds(self) -> dict[str, Any]:
-        if self.identity is None:
-            return {}
         me = self.identity
-        return {"me_id": me.user_id, "me_is_superuser": me.is_superuser, "me_stamp": me.security_stamp}
+        if me is None:
+            return {"acting": acting_as(self.acts_for)}
+        return {
+            "me_id": me.user_id,
+            "me_is_superuser": me.is_superuser,
+            "me_stamp": me.security_stamp,
+            "acting": acting_as(me.user_id),
+        }
 
     def as_application(self) -> "Caller":
         """The application itself, in the same transaction: for what you allow after a check of your own."""
-        return replace(self, identity=None)
+        return replace(self, identity=None, acts_for=self.identity.user_id if self.identity else self.acts_for)
+
+
+def acting_as(user_id: int | None) -> str:
+    """Who acts, and in which request, as recording.py tells it to the database."""
+    return f"{user_id or ''} {logs.request_id.get() or ''}"
 
 
 class Standing:

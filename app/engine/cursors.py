@@ -16,7 +16,7 @@ _ADAPTERS: dict[tuple[type[Entity], str], TypeAdapter[Any]] = {}
 def cursor_of(entity: type[Entity], sort: str, row: Any) -> str:  # noqa: ANN401  # a Read model
     """The place of `row` in the order `sort`."""
     name = sort.removeprefix("-")
-    place = [sort, row.id, _adapter(entity, name).dump_python(getattr(row, name), mode="json")]
+    place = [sort, row.id, adapter(entity, name).dump_python(getattr(row, name), mode="json")]
     return base64.urlsafe_b64encode(to_json(place)).decode().rstrip("=")
 
 
@@ -27,12 +27,13 @@ def place_in(entity: type[Entity], sort: str, cursor: str) -> tuple[int, Any]:
         column = entity.__table__.c[sort.removeprefix("-")]
         if said != sort or type(row_id) is not int or not 0 < row_id < 2**63 or (value is None and not column.nullable):
             raise ValueError
-        return row_id, _adapter(entity, column.name).validate_python(value)
+        return row_id, adapter(entity, column.name).validate_python(value)
     except (ValueError, TypeError):  # not base64, not JSON, not of three, not of this column
         raise Invalid("That cursor is none of this list in this order.") from None
 
 
-def _adapter(entity: type[Entity], name: str) -> TypeAdapter[Any]:
+def adapter(entity: type[Entity], name: str) -> TypeAdapter[Any]:
+    """Reads and writes a field's values, also an empty one, as the API does."""
     if (entity, name) not in _ADAPTERS:
         _ADAPTERS[entity, name] = TypeAdapter(type_of(entity, name) | None)
     return _ADAPTERS[entity, name]

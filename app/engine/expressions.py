@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, union_all
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, tuple_, union_all
 from sqlalchemy.sql import ClauseElement
 from sqlmodel import SQLModel, delete, insert, select, update
 
@@ -10,6 +10,8 @@ from app.engine import visibility
 from app.engine.caller import ME, Standing
 from app.engine.filters import beyond, conditions, order
 from app.engine.queries import Shape
+from app.engine.recording import acting, settled
+from app.engine.records import changes, recorded
 from app.models.base import Access, Entity
 
 LIMIT, SKIP = bindparam("limit", type_=BigInteger), bindparam("skip", type_=BigInteger)
@@ -64,17 +66,37 @@ class Expressions:
         return found.order_by(rows.c.id.desc())
 
     def create(self, role: str, refers: tuple[str, ...], *names: str) -> ClauseElement:
-        row = select(*(self._new(name) for name in names)).where(*self._creatable(role), *self._refer(role, refers))
+        row = select(*(self._new(name) for name in names)).where(acting(), *self._creatable(role))
+        row = row.where(*self._refer(role, refers))
         return insert(self.table).from_select(names, row, include_defaults=False).returning(*self.columns)
 
     def update(self, role: str, refers: tuple[str, ...], checked: bool, *names: str) -> ClauseElement:
-        rows = update(self.table).where(self._is_row(), *self._visible(role), *self._unchanged(checked))
+        rows = update(self.table).where(self._is_row(), acting(), *self._visible(role), *self._unchanged(checked))
         rows = rows.where(*self._joins(role, names), *self._refer(role, refers))
         return rows.values({name: self._new(name) for name in names}).returning(*self.columns)
 
     def delete(self, role: str, checked: bool) -> ClauseElement:
-        rows = delete(self.table).where(self._is_row(), *self._visible(role), *self._unchanged(checked))
+        rows = delete(self.table).where(self._is_row(), acting(), *self._visible(role), *self._unchanged(checked))
         return rows.returning(self.table.c.id)
+
+    def past(self, role: str) -> ClauseElement:
+        """What a row became, the newest first: below `before`, of what the caller may see."""
+        found = self._changes(role).where(changes.c.row_id == bindparam("row_id", type_=BigInteger))
+        found = found.where(changes.c.id < bindparam("before", type_=BigInteger))
+        return found.order_by(changes.c.id.desc()).limit(LIMIT)
+
+    def since(self, role: str) -> ClauseElement:
+        """What the rows became after a position, as far as nothing can come before it any more."""
+        place = tuple_(changes.c.transaction_id, changes.c.id)
+        after = tuple_(*(bindparam(name, type_=BigInteger) for name in ("after_transaction", "after_id")))
+        found = self._changes(role).where(place > after, settled(changes.c.transaction_id))
+        return found.order_by(changes.c.transaction_id, changes.c.id).limit(LIMIT)
+
+    def _changes(self, role: str) -> Select[Any]:
+        seen = visibility.seen_by(self.entity, changes.c.whose, role)
+        return select(*recorded).where(
+            changes.c.entity == self.table.name, changes.c.row_id > 0, *self._holds(role), *seen
+        )
 
     def refers(self, role: str, name: str) -> ClauseElement:
         """Whether what `name` shall refer to is there, for this caller; a row's team, whether they are in it."""

@@ -1,13 +1,14 @@
 """Many rows, of which some are refused: who is told by halves, down to the single row, whose refusal is its own."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from app.engine.statement import Begun
 from app.errors import Clash, Invalid, Missing, Refusal, phrase, problem
 
 MOST_ERRORS = 100  # that are told
-CHUNK = 1000  # rows in one statement: more would hold up the loop while they are packed
+CHUNK = 1000  # rows in one statement: more would hold up the loop while they are made and packed
 
 Read = TypeVar("Read")
 
@@ -65,9 +66,10 @@ class Halving(Generic[Read]):
         self.written: dict[int, Read] = {}
         self.errors: list[RowError] = []
 
-    async def run(self, rows: Sequence[Sent]) -> None:
-        for first in range(0, len(rows), CHUNK):
-            await self._try(rows[first : first + CHUNK])
+    async def run(self, rows: Iterable[Sent]) -> None:
+        remaining = iter(rows)
+        while part := [*islice(remaining, CHUNK)]:
+            await self._try(part)
 
     async def _try(self, rows: Sequence[Sent]) -> None:
         if not rows or (self._most is not None and len(self.errors) >= self._most):

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, NullPool, String, column, create_engine, even
 from sqlalchemy.exc import DBAPIError
 
 from alembic import command
+from app.engine import recording
 from app.engine.statement import Runs, Statement
 from app.errors import CannotStart, Refusal
 from app.settings import ROOT
@@ -30,9 +31,13 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 
 def is_at_head(url: str) -> bool:
-    """Whether the database at `url` has the newest migration. Raises CannotStart if it cannot be reached."""
+    """Whether the database at `url` has the newest migration, and records all changes.
+
+    Raises CannotStart if it cannot be reached.
+    """
     with connect(url) as connection:
-        return MigrationContext.configure(connection).get_current_revision() == _head()
+        at_head = MigrationContext.configure(connection).get_current_revision() == _head()
+        return at_head and recording.is_installed(connection)
 
 
 async def is_current(database: Runs) -> bool:

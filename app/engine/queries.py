@@ -95,16 +95,21 @@ def query_class(entity: type[Entity]) -> type[Query]:
 
 def declared(entity: type[Entity]) -> dict[str, tuple[str, ...]]:
     """What lists can be asked for, by field. Raises TypeError for a column that no answer shows, or no list can use."""
-    shown = {name for base in entity.__mro__[1:] for name in getattr(base, "model_fields", ())}
     found = {}
     for column in entity.__table__.c:
         if uses := column.info.get("listed", ()):
-            if column.name not in shown:
+            if column.name not in shown(entity):
                 raise TypeError(f"{column.name} is in no answer, so no list may be asked for it.")
             if problem := _unfit(column, uses):
                 raise TypeError(f"{column.name} {problem}.")
             found[column.name] = tuple(uses)
     return found
+
+
+def shown(entity: type[Entity]) -> list[str]:
+    """The columns of `entity` that answers show: those that do not stand in the table's own class."""
+    fields = {name for base in entity.__mro__[1:] for name in getattr(base, "model_fields", ())}
+    return [column.name for column in entity.__table__.c if column.name in fields]
 
 
 def _unfit(column: Column[Any], uses: tuple[str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Table
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, String, Table, Text, cast
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import UTCDateTime
 
@@ -29,6 +29,9 @@ changes = Table(
     Index(None, "transaction_id", "id"),
     sqlite_autoincrement=True,
 )
+
+#: As it is read: an image is text on both databases then, with all digits of its numbers.
+recorded = [*(column for column in changes.c if column.name != "image"), cast(changes.c.image, Text).label("image")]
 
 #: The first answer to each request that came with an Idempotency-Key. See http/idempotency.py.
 keys = Table(

@@ -3,6 +3,7 @@
 import math
 import sqlite3
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
@@ -10,6 +11,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, create_engine
 
 from app.engine.conflicts import Conflicts
+from app.engine.recording import record
 from app.engine.sqlite import write_json
 from app.engine.sqlite_connection import STEPS_IN_THREAD, prepare
 from app.errors import Clash
@@ -26,7 +28,9 @@ def create_session_engine(url: str, *, pgbouncer: bool = False) -> Engine:
     options["hide_parameters"] = True  # an error in the log must not hold what was written
     if not url.startswith("sqlite"):
         pooled = {"prepare_threshold": None} if pgbouncer else {"options": SERVER_TIMEOUTS}
-        return create_engine(url, **options, pool_pre_ping=True, connect_args={**pooled, "connect_timeout": 5})
+        engine = create_engine(url, **options, pool_pre_ping=True, connect_args={**pooled, "connect_timeout": 5})
+        event.listen(engine, "begin", _begin_postgres)
+        return engine
     options |= {"json_serializer": write_json, "connect_args": {"timeout": 5, "check_same_thread": False}}
     engine = create_engine(url, **options)
     event.listen(engine, "connect", _prepare_sqlite)
@@ -35,10 +39,12 @@ def create_session_engine(url: str, *, pgbouncer: bool = False) -> Engine:
     return engine
 
 
-def open_session(engine: Engine, *, writes: bool) -> Session:
-    """A Session on `engine`. One that `writes` takes SQLite's write lock when it begins, so it cannot fail half-way."""
-    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
-    return _Session(engine.execution_options(begin=begin))
+def open_session(engine: Engine, *, writes: bool, acting: Callable[[], str] = lambda: " ") -> Session:
+    """A Session on `engine`. One that `writes` takes SQLite's write lock when it begins, so it cannot fail half-way.
+
+    `acting` is asked then who acts, for the history: see `acting_as`.
+    """
+    return _Session(engine.execution_options(acting=acting if writes else None))
 
 
 class _Session(Session):
@@ -65,15 +71,23 @@ def _ruled(session: Session) -> list[Any]:
     return [row for row in (*session.new, *session.dirty) if getattr(row, "__conflicts__", ())]
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
     # The driver would begin transactions at the first write only, and so deferred; we begin them ourselves.
     connection.isolation_level = None
     prepare(connection)
-    connection.set_progress_handler(lambda: time.monotonic() > record.info.get("deadline", math.inf), STEPS_IN_THREAD)
+    entry.info["acting"] = record(connection)
+    connection.set_progress_handler(lambda: time.monotonic() > entry.info.get("deadline", math.inf), STEPS_IN_THREAD)
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+    who = connection.get_execution_options().get("acting")
+    connection.info["acting"].begin(who() if who else " ")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if who else "BEGIN")
+
+
+def _begin_postgres(connection: Connection) -> None:
+    if who := connection.get_execution_options().get("acting"):
+        connection.exec_driver_sql("SELECT set_config('cadre.acting', %s, true)", (who(),))
 
 
 def _set_deadline(connection: Connection, *_: object) -> None:

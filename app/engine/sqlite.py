@@ -37,7 +37,8 @@ class SQLite:
     def __init__(self, path: str) -> None:
         """Open `path`, a file or a `file:` URI. Raises Unavailable if that cannot be."""
         try:
-            self._reader, self._long_reader, self._writer = Connection(path), Connection(path), Connection(path)
+            self._reader, self._long_reader = Connection(path), Connection(path)
+            self._writer = Connection(path, writes=True)
         except sqlite3.Error as error:
             raise explain(error) or error from error
         # A loop that lets go of the GIL for a moment every other millisecond is never asked for it: after 5 ms of

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from app.engine import waiting
+from app.engine.recording import Acting, record
 from app.engine.statement import Row
 from app.engine.violations import OUT_OF_RANGE, TOO_LONG, explain, is_busy
 from app.errors import Invalid, Unavailable
@@ -27,13 +28,14 @@ PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
 class Connection:
     """On the loop for statements of microseconds; with a thread of its own, for whoever has it alone, for the rest."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, writes: bool = False) -> None:
         # isolation_level=None: autocommit. Python's default begins transactions behind one's back.
         self.sqlite = sqlite3.connect(
             path, isolation_level=None, cached_statements=256, check_same_thread=False, uri=path.startswith("file:")
         )
         prepare(self.sqlite)
         self.sqlite.executescript("PRAGMA busy_timeout=0; PRAGMA wal_autocheckpoint=0")
+        self._acting = record(self.sqlite) if writes else Acting()
         self._deadline = 0.0
         self._look_at_the_clock_every(STEPS)
         self._thread = ThreadPoolExecutor(1, "sqlite")
@@ -95,6 +97,7 @@ class Connection:
     # The clock is looked at once more after each statement, so these three would be interrupted when they are done.
 
     def begin(self) -> list[Row]:
+        self._acting.begin()
         return self.execute("BEGIN IMMEDIATE", limit=math.inf)
 
     def commit(self) -> list[Row]:

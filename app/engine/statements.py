@@ -33,14 +33,15 @@ class Statements(Generic[Read]):
         self._statement = lru_cache(SHAPES)(self._compile)
         self._hydrator = lru_cache(8)(self._make_hydrator)
 
-    async def _run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
+    async def run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
+        """The rows of a statement, in the role that the caller has now. For the engine's own."""
         rows = await caller.db.run(self._statement(verb, caller.role, shape), {**values, **caller.binds})
         if rows or caller.identity is None:
             return rows
         # Nothing came back: is there nothing, or is the caller no longer who the token says?
         known = await self.standing.recognise(caller)
         if known.role != caller.role:
-            return await self._run(known, verb, shape, values)
+            return await self.run(known, verb, shape, values)
         if known.role == "user" and self.entity.__access__ is Access.RESTRICTED:
             raise Forbidden("That is for superusers.")
         return rows

@@ -52,7 +52,7 @@ class Verbs(Statements[Read]):
         skip, limit = part.skip if skip is None else skip, part.limit if limit is None else limit
         shape, values = shaped(self.entity, {**part.asked(), **asked})
         # One more than is wanted tells whether there is a next page.
-        rows = await self._run(caller, "page", (shape,), {**values, "skip": skip, "limit": limit + 1})
+        rows = await self.run(caller, "page", (shape,), {**values, "skip": skip, "limit": limit + 1})
         found = self._hydrator(caller.db.dialect)(rows[:limit])
         if query:
             following = cursor_of(self.entity, shape.sort, found[-1]) if found and len(rows) > limit else None
@@ -62,7 +62,7 @@ class Verbs(Statements[Read]):
 
     async def get(self, caller: Caller, row_id: int) -> Read:
         """The row. Raises Missing."""
-        return self._one(caller, await self._run(caller, "get", (), {"row_id": row_id}))
+        return self._one(caller, await self.run(caller, "get", (), {"row_id": row_id}))
 
     async def by_ids(self, caller: Caller, ids: Iterable[int]) -> dict[int, Read]:
         """The rows with these `ids`, by id: those that there are for the caller. One statement for each 1024."""
@@ -79,7 +79,7 @@ class Verbs(Statements[Read]):
         found: dict[int, list[Read]] = {row_id: [] for row_id in ids}
         if found:
             shape, values = shaped(self.entity, {f"{column}__in": list(found)})
-            rows = await self._run(caller, "children", (column, shape), {**values, "limit": limit})
+            rows = await self.run(caller, "children", (column, shape), {**values, "limit": limit})
             for row in self._hydrator(caller.db.dialect)(rows):
                 found[getattr(row, column)].append(row)
         return found
@@ -141,7 +141,7 @@ class Verbs(Statements[Read]):
             # Which references are not empty, and so must be of rows that are there.
             shape = (tuple(name for name in self._say.references if values.get(f"new_{name}") is not None), *shape)
         if self._conflicts is None:
-            return await self._run(caller, verb, shape, values)
+            return await self.run(caller, verb, shape, values)
         return await self._write_checked(self._conflicts, caller, verb, shape, values)
 
     @retried
@@ -151,19 +151,19 @@ class Verbs(Statements[Read]):
         async with caller.db.transaction() as db:
             # Before a deletion too: two that deleted, and go on to create, would wait for each other.
             await rules.hold_off_others(db)
-            rows = await self._run(replace(caller, db=db), verb, shape, values)
+            rows = await self.run(replace(caller, db=db), verb, shape, values)
             if rows and verb != "delete":
                 await rules.check(db, rows[0][self._say.columns.index(self._table.c.id)])
             return rows
 
     async def _count(self, caller: Caller, shape: Shape, values: dict[str, Any]) -> int:
-        rows = await self._run(caller, "count", (shape._replace(place=""),), values)
+        rows = await self.run(caller, "count", (shape._replace(place=""),), values)
         return int(rows[0][0])
 
     async def _check_references(self, caller: Caller, values: dict[str, Any]) -> None:
         """Raise Invalid for the first that is not there for the caller: missing and invisible are told alike."""
         for name in sorted(self._say.references):
-            if values.get(f"new_{name}") is not None and not await self._run(caller, "refers", (name,), values):
+            if values.get(f"new_{name}") is not None and not await self.run(caller, "refers", (name,), values):
                 raise self._unseen(name)
 
     def _one(self, caller: Caller, rows: list[Row]) -> Read:

@@ -16,11 +16,22 @@ NOTHING: ColumnElement[bool] = false()
 
 def seen(entity: type[Entity], rows: FromClause, role: str) -> list[ColumnElement[bool]]:
     """Of `rows`, those that a caller in `role` may see, read, change and delete."""
+    column = whose(entity)
+    return seen_by(entity, rows.c[column] if column else NOTHING, role)
+
+
+def seen_by(entity: type[Entity], key: ColumnElement[Any], role: str) -> list[ColumnElement[bool]]:
+    """Of what stands for rows with `key` as their owner or team, what a caller in `role` may see."""
     if role != "user" or entity.__access__ is Access.SHARED:
         return []
     if entity.__access__ is Access.OWNED:
-        return [rows.c[entity.__owner__] == ME]
-    return [is_member(entity, rows.c[entity.__team__])] if entity.__access__ is Access.TEAM else [NOTHING]
+        return [key == ME]
+    return [is_member(entity, key)] if entity.__access__ is Access.TEAM else [NOTHING]
+
+
+def whose(entity: type[Entity]) -> str | None:
+    """The column that says who sees a row: its owner's, or its team's. None if that is alike for all rows."""
+    return {Access.OWNED: entity.__owner__, Access.TEAM: entity.__team__}.get(entity.__access__)
 
 
 def is_member(entity: type[Entity], team: ColumnElement[Any]) -> ColumnElement[bool]:

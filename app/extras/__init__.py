@@ -10,11 +10,16 @@ from fastapi import APIRouter
 from sqlmodel import SQLModel
 
 from app.engine.verbs import Read, Verbs
-from app.extras import bulk, files
+from app.extras import bulk, changes, files, history
 from app.extras.names import many
 
 # Each is given the verbs, and what a client may send for a new row and for a change of one.
-PARTS: tuple[Callable[[Verbs[Read], type[SQLModel], type[SQLModel]], APIRouter], ...] = (bulk.routes, files.routes)
+PARTS: tuple[Callable[[Verbs[Read], type[SQLModel], type[SQLModel]], APIRouter], ...] = (
+    bulk.routes,
+    files.routes,
+    history.routes,
+    changes.routes,
+)
 
 # What was given to extras(), by the table's name: for the command line.
 registered: dict[str, tuple[Verbs[Any], type[SQLModel], type[SQLModel]]] = {}

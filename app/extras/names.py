@@ -1,21 +1,21 @@
-"""What an entity's rows are called in the names and sentences of its routes."""
+"""What one row of an entity is called, and several: in addresses and in the names of operations."""
 
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from app.engine.verbs import Read, Verbs
+from app.engine.verbs import Verbs
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
-def one(verbs: Verbs[Read]) -> str:
-    """`machine_token`"""
+def one(verbs: Verbs[Any]) -> str:
+    """`item`, `purchase_order`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", verbs.entity.__name__).lower()
 
 
-def many(verbs: Verbs[Read]) -> str:
-    """`machine_tokens`: its table's name."""
+def many(verbs: Verbs[Any]) -> str:
+    """`items`, `purchase_orders`: the table's name."""
     return verbs.entity.__table__.name
 
 

@@ -8,11 +8,13 @@ from app import accounts, crud
 from app.accounts import Counts
 from app.deps import Caller, CurrentUser, Query, RowId, query_of, require_superuser
 from app.errors import Forbidden, documented
+from app.extras.history import everything
 from app.models import User, UserRead
 
 router = APIRouter(
     prefix="/admin", tags=["admin"], dependencies=[Depends(require_superuser)], responses=documented(403)
 )
+router.include_router(everything())
 UserQuery = Annotated[Query, query_of(User)]
 
 

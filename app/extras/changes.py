@@ -1,0 +1,79 @@
+"""What has changed since: to be asked now and then, or told as it happens by server-sent events."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlmodel import SQLModel
+
+from app.deps import Caller
+from app.engine.history import FULL, POSITION, Change, History
+from app.engine.verbs import Read, Verbs
+from app.errors import Refusal, documented
+from app.extras.history import Limit
+from app.extras.names import one
+
+PAUSE = 1.0  # seconds between two looks
+LASTS = 300.0  # seconds that a stream lasts: its reader comes again, and says who they are
+After = Annotated[
+    str, Query(pattern=POSITION, description="Only what came after this `position`; `now`: only what is still to come.")
+]
+LastEventId = Annotated[
+    str, Header(alias="Last-Event-ID", pattern=POSITION, description="The position of the last event that came.")
+]
+
+
+def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel]) -> APIRouter:
+    """Of one entity."""
+    router, history = APIRouter(), History(verbs)
+
+    @router.get("/changes", name=f"list_{one(verbs)}_changes", responses=documented(410))
+    async def list_changes(
+        caller: Caller, request: Request, response: Response, after: After = "", limit: Limit = 100
+    ) -> list[Change]:
+        """What has changed since, the oldest first, deletions too. `Link` says where to go on, also when all is told.
+
+        To mirror the rows, ask `after=now`, then read the list, then go on from there: nothing is missed.
+        """
+        start = await history.start(caller, after)
+        found = await history.since(caller, start, limit=limit)
+        if going_on := found[-1].position if found else start:
+            response.headers["Link"] = f'<{request.scope["path"]}?after={going_on}&limit={limit}>; rel="next"'
+        return found
+
+    async def begin(caller: Caller, after: After = "", last_event_id: LastEventId = "") -> tuple[str, list[Change]]:
+        # Before the stream begins, so that a refusal has its status.
+        start = await history.start(caller, last_event_id or after)
+        return start, await history.since(caller, start)
+
+    @router.get(
+        "/changes/stream",
+        name=f"stream_{one(verbs)}_changes",
+        response_class=EventSourceResponse,
+        responses=documented(410),
+    )
+    async def stream_changes(
+        caller: Caller, request: Request, begun: Annotated[tuple[str, list[Change]], Depends(begin)]
+    ) -> AsyncIterator[ServerSentEvent]:
+        """The same as it happens, as server-sent events. A stream ends after five minutes: its reader comes again, with
+        the last event's id as `Last-Event-ID`, as every EventSource does, and misses nothing.
+        """
+        (start, found), end = begun, time.monotonic() + LASTS
+        yield ServerSentEvent(id=start or None, retry=1000, comment="Changes follow.")
+        with suppress(Refusal):  # they may come again, and are told then
+            while True:
+                for change in found:
+                    yield ServerSentEvent(data=change, id=change.position)
+                    start = change.position
+                is_over = time.monotonic() > end or getattr(request.state, "stopping", False)
+                if is_over or request.method == "HEAD":
+                    return
+                if len(found) < FULL:
+                    await asyncio.sleep(PAUSE)
+                found = await history.since(caller, start)
+
+    return router
