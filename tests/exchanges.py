@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlencode
 
 import pytest
@@ -49,12 +49,18 @@ class Operation:
         return self.media_type == "application/json"
 
     @property
+    def is_bulk(self) -> bool:
+        """Whether its body is a list of such objects."""
+        return "/bulk" in self.path
+
+    @property
+    def deletes(self) -> bool:
+        return self.method == "DELETE" or self.path.endswith("/bulk/delete")
+
+    @property
     def fields(self) -> dict[str, Any]:
         """Those of its body."""
-        if not self.media_type:
-            return {}
-        reference = self.about["requestBody"]["content"][self.media_type]["schema"]["$ref"]
-        return dict(self.schemas[reference.rpartition("/")[2]]["properties"])
+        return dict(self.schemas[self.model.__name__]["properties"]) if self.media_type else {}
 
     def kinds(self, name: str) -> list[dict[str, Any]]:
         """What that field may be, `null` for one."""
@@ -72,11 +78,12 @@ class Operation:
 
     def good(self, number: int) -> dict[str, Any]:
         """A body as its schema wants it. No two with the same `number`: names and addresses are unique."""
-        return bodies.valid(self.model, number, rows_for(number)) if self.is_json else LOGIN
+        body = bodies.valid(self.model, number, rows_for(number)) if self.is_json else LOGIN
+        return {**body, "id": number % ROWS + 1, "version": None} if self.is_bulk and "id" in body else body
 
     def encode(self, body: object, *, ascii_only: bool = True) -> str:
         if self.is_json or not isinstance(body, dict):
-            return json.dumps(body, ensure_ascii=ascii_only)
+            return json.dumps([body] if self.is_bulk else body, ensure_ascii=ascii_only)
         form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in body.items()}
         return urlencode(form, errors="surrogatepass")
 
@@ -132,7 +139,7 @@ class Target:
         document = self.client.app.openapi()  # type: ignore[attr-defined]
         schemas = document["components"]["schemas"]
         bodies_of = {
-            (method, context.path): context.body_field.field_info.annotation  # type: ignore[attr-defined]  # an APIRoute's
+            (method, context.path): model_in(context.body_field.field_info.annotation)  # type: ignore[attr-defined]  # an APIRoute's
             for context in iter_route_contexts(self.client.app.routes)  # type: ignore[attr-defined]
             for method in context.methods or ()
             if getattr(context, "body_field", None)
@@ -158,13 +165,30 @@ class Target:
     def assert_kept(self, exchange: Exchange) -> None:
         """What a write answered is read again, and the text and the numbers in it are those that were sent."""
         got, sent = strictly(exchange.content), json.loads(exchange.body)
-        for name, value in sent.items():
-            is_text = isinstance(value, str) and exchange.operation.keeps_text(name)
-            if name in got and (is_text or {type(value), type(got[name])} <= {int, float}):
+        if exchange.operation.is_bulk:
+            for one, of in zip(got, sent, strict=True):
+                self._assert_row_is_kept(
+                    exchange, one, of, f"{exchange.operation.path.removesuffix('bulk')}{one['id']}"
+                )
+        else:
+            where = dict(exchange.answered).get(b"location", exchange.address.encode()).decode()
+            self._assert_row_is_kept(exchange, got, sent, where)
+
+    def _assert_row_is_kept(self, exchange: Exchange, got: Any, sent: Any, where: str) -> None:
+        for name in got.keys() & sent.keys() - {"version"}:  # which is the one before
+            value, is_text = sent[name], exchange.operation.keeps_text(name) and isinstance(sent[name], str)
+            if is_text or {type(value), type(got[name])} <= {int, float}:
                 assert (name, got[name]) == (name, type(got[name])(value))  # 5.0 is an int, 2^53 + 1 no float
-        where = dict(exchange.answered).get(b"location", exchange.address.encode()).decode()
         read = self.client.get(where, headers=self.root.headers).json()
         assert {name: read.get(name) for name in got} == got
+
+
+def model_in(annotation: Any) -> type[BaseModel]:
+    """A body's model, or that of each object in a list."""
+    while parts := get_args(annotation):
+        annotation = parts[0]
+    model: type[BaseModel] = annotation
+    return model
 
 
 def assert_sound(exchange: Exchange) -> None:

@@ -4,6 +4,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -42,6 +43,7 @@ class BranchBase(SQLModel):
     part_of_id: Ref | None = Field(
         default=None, foreign_key="scratch_branches.id", ondelete="CASCADE", index=True, sa_type=BigId
     )
+    length: float = 1.0
 
 
 class BranchCreate(Closed, BranchBase):
@@ -171,6 +173,15 @@ async def test_of_each_row_what_is_sent_is_changed_and_nothing_else(world: World
     assert changed[2] == three
     assert changed[0].updated_at == changed[1].updated_at > two.updated_at
     assert await bookings.page(world.ann, sort="id") == [changed[1], changed[0], three]
+
+
+@awaited
+async def test_numbers_beyond_all_bounds_are_kept_as_single_verbs_keep_them(world: World):
+    lengths = [math.inf, -math.inf, 0.1, 1e308, 5e-324]
+    one_by_one = [await branches.create(world.ann, BranchCreate(length=length)) for length in lengths]
+    at_once = await many_branches.create(world.ann, [BranchCreate(length=length) for length in lengths])
+    assert [row.length for row in at_once] == [row.length for row in one_by_one] == lengths
+    assert await branches.page(world.ann, sort="id") == one_by_one + at_once
 
 
 @awaited

@@ -76,9 +76,11 @@ def is_about_somebody_else(check: str, answer: Any) -> bool:
 
 
 def is_about_other_rows(check: str, answer: Any) -> bool:
-    """Whether a row is there to be referred to, and whether fields or rows stand against each other."""
+    """Whether a row is there to be referred to, or comes twice; and whether fields or rows stand against each other."""
     told = answer.json()["detail"] if (check, answer.status_code) == ("positive_data_acceptance", 422) else ""
-    return str(told).endswith("that you can see.") or told in [sentence for kind in KINDS for sentence in kind.rules]
+    sentences = [each["msg"] for each in told] if isinstance(told, list) else [told]
+    known = {sentence for kind in KINDS for sentence in kind.rules} | {"That row comes twice."}
+    return all(sentence.endswith("that you can see.") or sentence in known for sentence in sentences)
 
 
 def is_about_a_kind_of_value(check: str, answer: Any) -> bool:
@@ -219,8 +221,9 @@ def known_in(document: dict[str, Any]) -> dict[str, dict[str, str]]:
         for verb, operation in of.items():
             asked = {f"{each['in']}.{each['name']}": each["schema"] for each in operation.get("parameters", ())}
             for content in operation.get("requestBody", {}).get("content", {}).values():
-                body = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
-                asked |= {f"body.{name}": schema for name, schema in body["properties"].items()}
+                if "$ref" in content["schema"]:  # of lists it takes no words
+                    body = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+                    asked |= {f"body.{name}": schema for name, schema in body["properties"].items()}
             ids = {
                 where: "ids"
                 for where, schema in asked.items()
@@ -269,6 +272,9 @@ def test_every_answer_to_a_generated_request_is_as_documented(
     }
     # Rows that refer to others may have gone with them, by chance all; tests/test_contract.py has some that are there.
     of_rows = {f"{VERBS[verb][0]} {kind.routes[verb].path}" for kind in KINDS for verb in VERBS if kind.references}
+    # And the ids in a list it finds by chance only.
+    of_rows |= {label for label in operations if label.startswith("PATCH") and label.endswith("/bulk")}
+    of_rows |= {label for label in operations if label.endswith("/bulk/delete")}
     assert operations - report.succeeded - of_rows == (set() if person == "root" else for_superusers - of_rows)
 
 

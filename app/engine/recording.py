@@ -147,7 +147,8 @@ def _json(column: sa.Column[Any], row: str) -> str:
     if isinstance(kind, sa.Boolean):
         return f"json(CASE {value} WHEN 1 THEN 'true' WHEN 0 THEN 'false' END)"
     if isinstance(kind, sa.Float):  # all of its digits, and not fifteen
-        return f"json(CASE WHEN {value} IS NOT NULL THEN printf('%!.17g', {value}) END)"
+        # JSON has no word for what is beyond all bounds.
+        return f"json(CASE WHEN abs({value}) < 9e999 THEN printf('%!.17g', {value}) END)"
     if isinstance(kind, sa.Numeric):
         return f"CASE WHEN {value} IS NOT NULL THEN printf('%.{kind.scale or 0}f', {value}) END"
     if isinstance(kind, sa.LargeBinary):

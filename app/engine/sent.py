@@ -6,9 +6,10 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, FromClause, Table, bindparam, cast, column, func, select
-from sqlalchemy.types import JSON, Boolean, Integer, LargeBinary, Text, TypeEngine
+from sqlalchemy import Column, ColumnElement, Dialect, FromClause, Table, bindparam, cast, column, func, select
+from sqlalchemy.types import JSON, Boolean, Float, Integer, LargeBinary, Text, TypeEngine
 
+from app.engine.queries import plain
 from app.engine.violations import OUT_OF_RANGE
 from app.errors import Invalid
 from app.models.base import BigId
@@ -31,7 +32,9 @@ def sent(table: Table, dialect: str) -> FromClause:
             func.json_to_recordset(cast(ROWS, JSON)).table_valued(*columns, name="sent").render_derived(with_types=True)
         )
     each = func.json_each(ROWS).table_valued("value", name="each")
-    return select(*(_extracted(each.c.value, name, kind).label(name) for name, kind in types.items())).subquery("sent")
+    binary = {f"new_{of.name}" for of in table.c if isinstance(plain(of), LargeBinary)}
+    values = (_extracted(each.c.value, name, kind, is_binary=name in binary) for name, kind in types.items())
+    return select(*(value.label(name) for value, name in zip(values, types, strict=True))).subquery("sent")
 
 
 def packer(table: Table, dialect: Dialect) -> Callable[[Iterable[Mapping[str, Any]]], str]:
@@ -39,7 +42,7 @@ def packer(table: Table, dialect: Dialect) -> Callable[[Iterable[Mapping[str, An
 
     It raises Invalid for a number that no database can keep.
     """
-    processes = {f"new_{each.name}": _process(each.type, dialect) for each in table.c}
+    processes = {f"new_{each.name}": _process(each, dialect) for each in table.c}
     changing = {name: process for name, process in processes.items() if process}
 
     def pack(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -56,24 +59,36 @@ def packer(table: Table, dialect: Dialect) -> Callable[[Iterable[Mapping[str, An
     return pack
 
 
-def _extracted(row: ColumnElement[Any], name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
+def _extracted(row: ColumnElement[Any], name: str, kind: TypeEngine[Any], *, is_binary: bool) -> ColumnElement[Any]:
     value: ColumnElement[Any] = func.json_extract(row, f"$.{name}", type_=kind)
-    return func.from_base64(value, type_=kind) if isinstance(kind, LargeBinary) else value
+    return func.from_base64(value, type_=kind) if is_binary else value
 
 
-def _process(kind: TypeEngine[Any], dialect: Dialect) -> Process | None:
-    """What makes of a value what JSON can hold, and the database reads as its type."""
-    is_postgres = dialect.name == "postgresql"
-    if isinstance(kind, LargeBinary):
-        return _hexadecimal if is_postgres else _base64
-    if isinstance(kind, JSON) and is_postgres:
-        return None  # JSON within JSON
-    process = kind.dialect_impl(dialect).bind_processor(dialect)
+def _process(column: Column[Any], dialect: Dialect) -> Process | None:
+    """What makes of a value what its type sends to the database, in a form that JSON has."""
+    bind = column.type.dialect_impl(dialect).bind_processor(dialect)
+    convert = _conversion(plain(column), dialect.name)
+    if bind is None or convert is None:
+        return bind or convert
+    return lambda value: convert(bind(value))
+
+
+def _conversion(kind: TypeEngine[Any], dialect: str) -> Process | None:
     if isinstance(kind, Integer):
         return _int64
-    if kind.python_type is float:
-        return _float_for_postgres if is_postgres else _float_for_sqlite
-    return process
+    if isinstance(kind, LargeBinary):
+        return _hexadecimal if dialect == "postgresql" else _base64
+    if isinstance(kind, Float):
+        return _float_for_postgres if dialect == "postgresql" else _float_for_sqlite
+    # psycopg's wrapper goes off: it is JSON within JSON. For SQLite it is a text.
+    return _unwrapped if isinstance(kind, JSON) and dialect == "postgresql" else None
+
+
+def _int64(value: int) -> int:
+    # SQLite would read a greater one as a float.
+    if not -(2**63) <= value < 2**63:
+        raise Invalid(OUT_OF_RANGE)
+    return value
 
 
 def _hexadecimal(value: bytes) -> str:
@@ -84,15 +99,10 @@ def _base64(value: bytes) -> str:
     return b64encode(value).decode()
 
 
-def _int64(value: int) -> int:
-    # SQLite would read a greater one as a float.
-    if not -(2**63) <= value < 2**63:
-        raise Invalid(OUT_OF_RANGE)
-    return value
+# JSON has no word for what is beyond all bounds.
 
 
 def _float_for_postgres(value: float) -> object:
-    # JSON has no word for what is beyond all bounds.
     return value if math.isfinite(value) else str(value)
 
 
@@ -100,3 +110,7 @@ def _float_for_sqlite(value: float) -> object:
     if math.isnan(value):
         return None  # as SQLite has it
     return float(value) if math.isfinite(value) else f"{math.copysign(9, value):.0f}e999"
+
+
+def _unwrapped(value: Any) -> object:  # noqa: ANN401  # a Jsonb, of a package that need not be there
+    return value.obj

@@ -55,12 +55,16 @@ class Transaction:
                 raise self.failure  # also if the block has caught it
         except Exception as error:
             self.failure = self.failure or error
-            if isinstance(error, Refusal) and not isinstance(self.failure, Unavailable):
+            if _is_undone_alone(error) and _is_undone_alone(self.failure):
                 await self._command("ROLLBACK TO SAVEPOINT part")
                 await self._command("RELEASE SAVEPOINT part")
                 self.failure = None
             raise
         await self._command("RELEASE SAVEPOINT part")
+
+
+def _is_undone_alone(failure: Exception) -> bool:
+    return isinstance(failure, Refusal) and not isinstance(failure, Unavailable)
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 Version = Annotated[int, Constraint(ge=1, lt=2**31, description="If the row has another by now, nothing is done: 412.")]
 
 
-class Named(Closed):
+class NamedRow(Closed):
     """A row by its id, and by its version if that matters."""
 
     id: Ref
@@ -36,7 +36,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
     """POST and PATCH `/bulk`, and POST `/bulk/delete`."""
     router, bulk, nouns = APIRouter(), Bulk(verbs), many(verbs)
     words, answered = nouns.replace("_", " "), list[verbs.read]  # type: ignore[name-defined]  # known when it runs
-    named = Annotated[Named, BeforeValidator(_as_named, json_schema_input_type=Ref | Named)]
+    named = Annotated[NamedRow, BeforeValidator(_as_named, json_schema_input_type=Ref | NamedRow)]
 
     @router.post(
         "/bulk",
@@ -93,13 +93,14 @@ def _with_id(update: type[SQLModel]) -> type[SQLModel]:
     """An `update` that says of which row."""
     name, doc = f"{update.__name__}OfOne", "The row with this `id`, and what to change of it."
     changes: type[SQLModel] = create_model(name, __base__=update, __doc__=doc, id=(int, ...), version=(int, ...))
-    changes.model_fields.update(Named.model_fields)  # a Partial has made them optional
+    changes.model_fields.update(NamedRow.model_fields)  # a Partial has made them optional
     changes.model_rebuild(force=True)
     return changes
 
 
 def _as_named(value: object) -> object:
-    return {"id": value} if type(value) is int else value
+    # Of a float pydantic says whether it is whole.
+    return {"id": value} if type(value) in (int, float) else value
 
 
 def _check(rows: object, check: ValidatorFunctionWrapHandler) -> list[Any]:
