@@ -10,16 +10,20 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlmodel import Field, SQLModel
 
 from app.engine.files.cells import FORMULA, escape, unescape
+from app.engine.files.writing import export_class
 from app.engine.http import dispatch
 from app.main import create_app
+from app.models.base import Access, Entity, Line, Row, listed
 from app.settings import Settings
 from tests.conftest import Person
 from tests.samples import Sample, SampleCreate, router
 from tests.scratch import tables
 from tests.test_types import LARGE, SMALL, any_sample, moments, often
 
+FORMATTED = Field(max_length=9, sa_column_kwargs=listed("filter"))
 MEDIA = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
 # What a table in CSV is made of, and what breaks it.
 PARTS = ["title", "description", "id", ",", ";", "\t", '"', "'", "=", "\n", "\r", "\r\n", "x", "\u00e9", "\ufeff", "\0"]
@@ -122,3 +126,16 @@ def test_a_spreadsheet_reads_what_a_program_reads(ann: Person):
     assert json.loads(row["json_"]) == told["json_"]
     same = [name for name in SampleCreate.model_fields if name not in ("yes", "maybe_yes", "json_", "maybe_json_")]
     assert {name: unescape(row[name]) for name in same} == {name: str(told[name]) for name in same}
+
+
+@pytest.mark.once
+def test_rows_that_have_a_format_of_their_own_can_be_asked_for_by_it():
+    base = type("BookBase", (Row,), {"__annotations__": {"format": Line}, "__module__": __name__, "format": FORMATTED})
+    of: dict[str, Any] = {"__tablename__": "scratch_books", "__access__": Access.SHARED, "__module__": __name__}
+    book: Any = type(SQLModel)("Book", (Entity, base), of, table=True)
+    try:
+        asked = export_class(book).model_validate({"format": "paper", "file_format": "jsonl"})
+        assert (asked.format_, asked.model_dump()["format"]) == ("jsonl", "paper")
+    finally:
+        SQLModel.metadata.remove(book.__table__)
+        SQLModel._sa_registry._dispose_cls(book)

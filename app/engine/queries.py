@@ -113,7 +113,7 @@ def shown(entity: type[Entity]) -> list[str]:
 
 
 def _unfit(column: Column[Any], uses: tuple[str, ...]) -> str:
-    if column.name in ("q", "format") or column.name in Query.model_fields or hasattr(Query, column.name):
+    if column.name == "q" or column.name in Query.model_fields or hasattr(Query, column.name):
         return "has a name that lists need for themselves"
     kind = plain(column)
     is_text = isinstance(kind, String) and not isinstance(kind, Enum)

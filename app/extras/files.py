@@ -40,10 +40,10 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
     async def export_rows(request: Request, caller: Caller, asked: asked_of) -> Response:
         """All the rows that the list would show, as a file. It is sent while it is read, so it may have any length."""
         pieces = await export.begin(caller, asked)
-        name = f"{rows}-{datetime.now(UTC):%Y-%m-%d}.{asked.format}"
+        name = f"{rows}-{datetime.now(UTC):%Y-%m-%d}.{asked.format_}"
         return StreamingResponse(
             nothing() if request.method == "HEAD" else pieces,
-            media_type=MEDIA_TYPES[asked.format],
+            media_type=MEDIA_TYPES[asked.format_],
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
 

@@ -27,7 +27,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Format = Field("csv", description="CSV, or JSON Lines: a JSON object in each line.")
+    format_: Format = Field("csv", alias="format", description="CSV, or JSON Lines: a JSON object in each line.")
 
 
 def export_class(entity: type[Entity]) -> type[Asked]:
@@ -39,6 +39,9 @@ def export_class(entity: type[Entity]) -> type[Asked]:
         if name not in (*PAGING, "cursor", "sort")
     }
     order = (asked["sort"].rebuild_annotation(), Field("id", description=asked["sort"].description))
+    if "format" in fields:  # of the rows
+        told = Asked.model_fields["format_"].description
+        fields["format_"] = (Format, Field("csv", alias="file_format", description=told))
     return create_model(f"{entity.__name__}Export", __base__=Asked, sort=order, **fields)
 
 
@@ -53,9 +56,9 @@ class Export(Generic[Read]):
 
         Each page is asked for as that caller, who may be nobody any more by then: the pieces end with that refusal.
         """
-        given = {name: getattr(asked, name) for name in {*asked.model_fields_set, "sort"} - {"format"}}
+        given = {name: getattr(asked, name) for name in {*asked.model_fields_set, "sort"} - {"format_"}}
         rows, cursor = await self._page(caller, given, "")
-        return self._pieces(caller, given, self._writer(asked.format), rows, cursor)
+        return self._pieces(caller, given, self._writer(asked.format_), rows, cursor)
 
     async def _pieces(
         self,
