@@ -106,14 +106,19 @@ async def identify_machine(application: Caller, token: str) -> Identity:
     return account.identity
 
 
-async def create_machine_token(application: Caller, username: str, name: str) -> tuple[MachineTokenRead, str]:
-    """A token for a program that acts as `username`, and what it says: shown here, and never again. Raises Missing."""
+async def identify(application: Caller, username: str) -> Identity:
+    """Who is called that. Raises Missing."""
     account = await _find(application, "username", fold(username))
     if not account:
         raise Missing(f"Nobody is called {username}.")
-    token = new_machine_token()
+    return account.identity
+
+
+async def create_machine_token(application: Caller, username: str, name: str) -> tuple[MachineTokenRead, str]:
+    """A token for a program that acts as `username`, and what it says: shown here, and never again. Raises Missing."""
+    owner, token = await identify(application, username), new_machine_token()
     data = MachineTokenCreate(name=name)
-    row = await machine_tokens.create(application, data, owner_id=account.id, hashed_token=hash_machine_token(token))
+    row = await machine_tokens.create(application, data, owner_id=owner.user_id, hashed_token=hash_machine_token(token))
     return row, token
 
 

@@ -1,4 +1,7 @@
-"""The commands: `python3 -m app [run|serve|demo|new|migrate|superuser|token|openapi]`. __main__.py answers `test`."""
+"""The commands: `python3 -m app [run|serve|demo|new|migrate|superuser|token|export|import|openapi]`.
+
+__main__.py answers `test`.
+"""
 
 import asyncio
 import json
@@ -6,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -23,6 +27,9 @@ main = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exception
 GRACE = 8  # seconds to finish what is under way: a stalled client must not keep a server alive, and Docker kills at 10
 Port = Annotated[int, typer.Option(help="Where to listen.", min=1, max=65535)]
 Workers = Annotated[int, typer.Option(help="How many processes.", min=1, max=64)]
+Rows = Annotated[str, typer.Argument(help="A table: items.")]
+Form = Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="CSV, or JSON Lines.")]
+As = Annotated[str | None, typer.Option("--as", help="Somebody's username; otherwise it is the application itself.")]
 Host = Annotated[str, typer.Option(help="Which of this machine's addresses; 0.0.0.0 for all.")]
 
 
@@ -104,6 +111,47 @@ def demo() -> None:
         await prepare(get_settings())
         async with opened(get_settings()) as (application, hasher):
             say(await fill(application, hasher))
+
+    answer(work())
+
+
+@main.command("export")
+def export_(rows: Rows, form: Form = "csv", to: Path | None = None, username: As = None) -> None:
+    """Write a table's rows to a file, or to standard output."""
+    from app import routers  # noqa: F401  # late: with them come the tables, and the web framework
+    from app.extras import commands
+
+    async def work() -> None:
+        async with opened(get_settings()) as (application, _hasher):
+            await commands.export_rows(application, rows, username, to, form)
+
+    answer(work())
+
+
+@main.command("import")
+def import_(
+    rows: Rows,
+    file: Annotated[typer.FileBinaryRead, typer.Argument(help="`-` for standard input.")],
+    form: Annotated[Literal["csv", "jsonl"] | None, typer.Option("--format", help="Otherwise by its name.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would come of it, and keep nothing.")] = False,
+    mode: Annotated[
+        Literal["all", "good"], typer.Option(help="Keep all rows or none, or those that are good.")
+    ] = "all",
+    on: Annotated[str | None, typer.Option(help="By which column to recognise rows that are there.")] = None,
+    encoding: Annotated[str, typer.Option(help="If it shall not be found out: cp1252.")] = "",
+    username: As = None,
+) -> None:
+    """Make rows of a file's lines, or change those that are there. Ends with 1 if a line failed."""
+    from app import routers  # noqa: F401  # late: as above
+    from app.extras import commands
+
+    asked = {"format": form, "dry_run": dry_run, "mode": mode, "on": on, "encoding": encoding}
+
+    async def work() -> None:
+        async with opened(get_settings()) as (application, _hasher):
+            report = await commands.import_rows(application, rows, username, file, asked)
+            say(commands.told(report))
+            raise typer.Exit(int(report.failed > 0))
 
     answer(work())
 

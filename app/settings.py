@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     concurrent_requests: int = Field(1024, ge=8, le=100_000, description="Of one server process; more get 503 at once.")
     proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field((), description="Whose X-Forwarded-* is believed.")
     max_body_size: int = Field(2**17, ge=1024, le=2**30, description="Bytes of a request's body; more get 413.")
+    max_import_size: int = Field(2**28, ge=1024, le=2**40, description="Bytes of a file to import; more get 413.")
     history_days: int = Field(365, ge=0, le=36500, description="How long changes are kept. 0: for ever.")
     hosts: Words = Field((), description="Names this server answers to: `api.example.com,*.example.org`. None: any.")
     idempotency_hours: int = Field(24, ge=1, le=8760, description="How long a key's answer is kept.")

@@ -27,12 +27,6 @@ class Answer:
 
 def ask(client: TestClient, method: str, target: str, fields: Fields = (), receive: Receive | None = None) -> Answer:
     """What the app answers to a body that `receive` gives piece by piece: without it, an empty one."""
-    path, _, query = target.partition("?")
-    scope = {
-        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": method},
-        **{"path": unquote(path), "raw_path": path.encode(), "query_string": query.encode(), "root_path": ""},
-        **{"headers": list(fields), "server": ("testserver", 80), "client": ("testclient", 50000), "state": {}},
-    }
     answer = Answer()
 
     async def send(message: Any) -> None:
@@ -41,8 +35,18 @@ def ask(client: TestClient, method: str, target: str, fields: Fields = (), recei
         answer.body += message.get("body", b"")
 
     assert client.portal is not None
-    client.portal.call(client.app, scope, receive or whole(b""), send)
+    client.portal.call(client.app, scope(method, target, fields), receive or whole(b""), send)
     return answer
+
+
+def scope(method: str, target: str, fields: Fields = ()) -> dict[str, Any]:
+    """A request's head."""
+    path, _, query = target.partition("?")
+    return {
+        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": method},
+        **{"path": unquote(path), "raw_path": path.encode(), "query_string": query.encode(), "root_path": ""},
+        **{"headers": list(fields), "server": ("testserver", 80), "client": ("testclient", 50000), "state": {}},
+    }
 
 
 def whole(body: bytes) -> Receive:

@@ -4,6 +4,7 @@ They walk each entity that has the five routes, with bodies made from its declar
 each kind, show that the tests themselves notice. World.ask holds every answer against the OpenAPI document.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -522,6 +523,48 @@ def test_a_row_that_is_deleted_takes_along_or_lets_go_or_stays_as_declared(world
             assert child.status_code == 404
         else:
             assert {key: value for key, value in child.json().items() if row[key] != value} == {name: None}
+
+
+# Files of rows.
+
+MEDIA = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
+
+
+def first_of(file: bytes, form: str) -> bytes:
+    """With one row and no more; made texts have no line breaks."""
+    lines = file.split(b"\r\n" if form == "csv" else b"\n")
+    return b"\r\n".join(lines[: 2 if form == "csv" else 1])
+
+
+@pytest.mark.parametrize("form", MEDIA)
+def test_a_row_that_went_out_in_a_file_comes_back_as_it_was(world: World, kind: Kind, owner: Person, form: str):
+    row = world.row(kind)
+    file = world.ask(owner, "GET", f"{kind.path}/export?format={form}&sort=-id").content
+    assert world.ask(owner, "DELETE", at(kind, row)).status_code == 204
+    sent = {"content": first_of(file, form), "headers": {"Content-Type": MEDIA[form]}}
+    answer = world.ask(owner, "POST", f"{kind.path}/import?dry_run=true", **sent)
+    assert (answer.status_code, answer.json()["created"], answer.json()["errors"]) == (200, 1, [])
+    answer = world.ask(owner, "POST", f"{kind.path}/import", **sent)
+    assert (answer.status_code, answer.json()["created"]) == (200, 1)
+    (again,) = world.ask(world.root, "GET", f"{kind.path}?limit=1").json()
+    assert differing(row, again) <= {"id", "created_at", "updated_at"}
+    assert again["id"] > row["id"]
+
+
+@pytest.mark.promise("I03", "I04")
+def test_a_file_holds_and_changes_only_what_its_reader_sees(world: World, kind: Kind, owner: Person):
+    row = world.row(kind)
+    exported = world.ask(world.bob, "GET", f"{kind.path}/export?format=jsonl&sort=-id")
+    if kind.access is Access.RESTRICTED:
+        assert exported.status_code == 403
+        return
+    assert (row["id"] in [json.loads(line)["id"] for line in exported.content.splitlines()]) == is_shared(kind)
+    body = json.dumps({**world.body(kind), "id": row["id"]}).encode()
+    sent = {"content": body, "headers": {"Content-Type": MEDIA["jsonl"]}}
+    answer = world.ask(world.bob, "POST", f"{kind.path}/import?on=id", **sent)
+    if not is_shared(kind):
+        assert (answer.status_code, wrong_in(answer)) == (422, [(["line", 1], "missing")])
+        assert world.ask(owner, "GET", at(kind, row)).json() == row
 
 
 # What the files say.

@@ -54,12 +54,12 @@ class Postgres:
             self._give_back(connection)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Begun]:
+    async def transaction(self, *, limit: float | None = None) -> AsyncIterator[Begun]:
         connection = await self._take()
         try:
             await connection.command("BEGIN")
             transaction = Transaction(DIALECT, connection.run, connection.command)
-            async with hold(transaction, commit=connection.commit, rollback=connection.rollback) as db:
+            async with hold(transaction, limit, commit=connection.commit, rollback=connection.rollback) as db:
                 yield db
         finally:
             self._give_back(connection)

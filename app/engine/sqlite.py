@@ -78,11 +78,11 @@ class SQLite:
             self._checkpoint_if_due()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Begun]:
+    async def transaction(self, *, limit: float | None = None) -> AsyncIterator[Begun]:
         async with self._writer.alone() as connection:
             await connection.run(connection.begin)
             transaction = Transaction(DIALECT, self._run_in_transaction, self._command)
-            async with hold(transaction, commit=self._commit, rollback=self._rollback) as db:
+            async with hold(transaction, limit, commit=self._commit, rollback=self._rollback) as db:
                 yield db
         self._checkpoint_if_due()
 

@@ -67,8 +67,8 @@ class Runs(Protocol):
         """All its rows. What the database refuses is raised as a Refusal."""
         ...
 
-    def transaction(self) -> AbstractAsyncContextManager["Begun"]:
-        """All or nothing. Within a transaction, the same one."""
+    def transaction(self, *, limit: float | None = None) -> AbstractAsyncContextManager["Begun"]:
+        """All or nothing, within `limit` seconds, otherwise 10. Within a transaction, the same one, with its limit."""
         ...
 
 

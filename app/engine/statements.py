@@ -25,6 +25,7 @@ class Statements(Generic[Read]):
 
     def __init__(self, say: Expressions, read: type[Read]) -> None:
         self.entity, self.read, self.standing = say.entity, read, say.standing
+        self.owner = say.owner  # the column that says whose a row is
         self._say, self._table = say, say.table
         self._conflicts = Conflicts(say.entity) if say.entity.__conflicts__ else None
         fields: Any = say.entity.model_fields  # type: ignore[attr-defined]  # every entity is a SQLModel

@@ -37,7 +37,7 @@ class Transaction:
             raise
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Begun]:
+    async def transaction(self, *, limit: float | None = None) -> AsyncIterator[Begun]:
         try:
             yield self
         except Exception as error:
@@ -68,13 +68,15 @@ def _is_undone_alone(failure: Exception) -> bool:
 
 
 @asynccontextmanager
-async def hold(transaction: Transaction, *, commit: Finish, rollback: Finish) -> AsyncIterator[Begun]:
+async def hold(
+    transaction: Transaction, seconds: float | None, *, commit: Finish, rollback: Finish
+) -> AsyncIterator[Begun]:
     """`commit` when the block ends; `rollback` is called in any case, and undoes what was not committed.
 
-    Raises Unavailable after TRANSACTION_LIMIT seconds.
+    Raises Unavailable after so many `seconds`, or TRANSACTION_LIMIT.
     """
     try:
-        async with asyncio.timeout(TRANSACTION_LIMIT) as limit:
+        async with asyncio.timeout(seconds or TRANSACTION_LIMIT) as limit:
             yield transaction
         if transaction.failure:
             raise transaction.failure

@@ -38,8 +38,8 @@ class Attempt:
     async def run(self, statement: Statement, values: Values) -> list[Row]:
         return await self._db.run(statement, values)
 
-    def transaction(self) -> AbstractAsyncContextManager[Begun]:
-        return self._db.transaction()
+    def transaction(self, *, limit: float | None = None) -> AbstractAsyncContextManager[Begun]:
+        return self._db.transaction(limit=limit)
 
     @property
     def is_open(self) -> bool:

@@ -3,11 +3,13 @@
 How long it may take is for wire.py to say: a timer for each body would cost more than all the rest.
 """
 
+from collections.abc import AsyncIterator
+
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import from_json
 from starlette.types import Message, Receive, Scope
 
-from app.errors import ContentTooLarge, UnsupportedMediaType
+from app.errors import ContentTooLarge, Refusal, UnsupportedMediaType
 
 MOST_KEYS = (
     1000  # of an object: each that is unknown costs an error, and ten thousand of them 0.1 s of everybody's time
@@ -26,26 +28,43 @@ def may_exceed(scope: Scope, size: int) -> bool:
 
 
 async def read_body(scope: Scope, receive: Receive, most: int) -> bytes | None:
-    """All of it, or None if the client went away meanwhile.
+    """All of it, or None if the client went away meanwhile. Raises what `pieces` does."""
+    body = bytearray()
+    try:
+        async for piece in pieces(scope, receive, most):
+            body += piece
+    except Gone:
+        return None
+    return bytes(body)
 
-    Raises ContentTooLarge for more than `most` bytes as soon as they are announced or counted, and UnsupportedMediaType
-    for a compressed body: what is small here may be huge unpacked.
+
+class Gone(Refusal):
+    otherwise = "The client went away."  # told to nobody
+
+
+async def pieces(scope: Scope, receive: Receive, most: int) -> AsyncIterator[bytes]:
+    """As they come in.
+
+    Raises ContentTooLarge for more than `most` bytes as soon as they are announced or counted, UnsupportedMediaType
+    for a compressed body (what is small here may be huge unpacked), and Gone.
     """
     announced = header(scope, b"content-length") or b"0"
     if not announced.isdigit() or len(announced) > 15 or int(announced) > most:
         raise _too_large(scope, most)
     if header(scope, b"content-encoding").lower() not in (b"", b"identity"):
         raise UnsupportedMediaType("Send it as it is, not compressed.", headers={"Accept-Encoding": "identity"})
-    body = bytearray()
+    size = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return None
-        body += message.get("body", b"")
-        if len(body) > most:
+            raise Gone
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > most:
             raise _too_large(scope, most)
+        yield piece
         if not message.get("more_body"):
-            return bytes(body)
+            return
 
 
 def given_back(body: bytes, receive: Receive) -> Receive:

@@ -44,6 +44,7 @@ class Leaf(NamedTuple):
     context: RouteContext
     names: tuple[str, ...] = ()  # of the parameters in the path
     takes_json: bool = False
+    takes_file: bool = False
     max_body_size: int | None = None  # the route's own
     identify: Callable[[Request], Awaitable[object]] | None = None  # where the body may be large: refuses strangers
 
@@ -108,7 +109,7 @@ class Dispatch:
         if limits.hosts and is_gated and not _is_known(bodies.header(scope, b"host"), limits.hosts):
             raise Misdirected("This server does not answer for that host.")
         leaf = self._find(path, scope)
-        if scope["method"] not in BODILESS or bodies.is_announced(scope):
+        if (scope["method"] not in BODILESS or bodies.is_announced(scope)) and not leaf.takes_file:
             if leaf.identify and bodies.may_exceed(scope, limits.max_body_size):
                 await leaf.identify(Request(scope))  # who sends so much says first who they are
             # All of it before a place is taken: slow clients hold none.
@@ -150,7 +151,8 @@ def install(app: FastAPI, limits: Limits = DEFAULT) -> None:
     """Put the table in front of `app`'s routes. Call it after the last one was added.
 
     Before a route runs, its request's body is there, and is JSON where the route takes JSON; bodies.py says how it is
-    refused else. Raises Misdirected for a host that is not known, and Unavailable where too much is under way.
+    refused else; a route that takes a file reads it itself. Raises Misdirected for a host that is not known, and
+    Unavailable where too much is under way.
     """
     app.router.middleware_stack = Dispatch(app, limits)
 
@@ -164,7 +166,8 @@ def _leaf(context: RouteContext, answer: ASGIApp) -> Leaf:
         answer = idempotency.Once(answer, context)
     size = getattr(context, "max_body_size", None)
     identify = None if size is None else idempotency.credentials(context)
-    return Leaf(answer, context, takes_json=takes_json, max_body_size=size, identify=identify)
+    takes_file = hasattr(context.endpoint, "takes_file")
+    return Leaf(answer, context, (), takes_json, takes_file, size, identify)
 
 
 def _without_route(method: str, methods: dict[str, Leaf]) -> Leaf:
@@ -172,7 +175,9 @@ def _without_route(method: str, methods: dict[str, Leaf]) -> Leaf:
     allow = {"Allow": ", ".join(sorted({*methods, "OPTIONS"}))}
     if method != "OPTIONS":
         raise HTTPException(405, "This address has other methods: see Allow.", headers=allow)
-    return next(iter(methods.values()))._replace(answer=Response(status_code=204, headers=allow), takes_json=False)
+    return next(iter(methods.values()))._replace(
+        answer=Response(status_code=204, headers=allow), takes_json=False, takes_file=False
+    )
 
 
 def _is_known(host: bytes, hosts: Collection[str]) -> bool:

@@ -1,0 +1,56 @@
+"""A file's rows, some hundred at a time, validated, while others get their turn."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import closing
+
+from sqlmodel import SQLModel
+
+from app.engine.files.faults import Fault
+from app.engine.files.layout import Layout, Valid
+from app.engine.files.reading import Record, Source
+from app.engine.files.report import Tally
+
+CHUNK = 100  # rows: with more of them alive at once, Python would look through all there is for garbage
+SLICE = 10  # rows, which take some tenths of a millisecond
+Progress = Callable[[int], object]  # told how many bytes of the file are read
+
+
+class Chunks:
+    """Of `source`, as `layout` has it. In no chunk are two rows with the same value of `on`: the latter comes later."""
+
+    def __init__(self, source: Source, layout: Layout[SQLModel], on: str | None, progress: Progress) -> None:
+        self._source, self._layout, self._on, self._progress = source, layout, on, progress
+        self.ignored = layout.ignored & {*source.header}
+
+    async def read(self, tally: Tally) -> AsyncGenerator[list[Valid], None]:
+        """All that can be written; the rest `tally` is told."""
+        chunk, keys, number = list[Valid](), set[object](), 0
+        with closing(self._source.rows()) as rows:
+            for number, row in enumerate(rows, 1):
+                if number % SLICE == 0:
+                    await asyncio.sleep(0)
+                valid = self._validated(row, tally)
+                if valid is None:
+                    continue
+                key = valid.key(self._on) if self._on else None
+                if len(chunk) == CHUNK or key in keys:
+                    yield chunk
+                    self._progress(self._source.position)
+                    chunk, keys = [], set()
+                chunk.append(valid)
+                keys |= {key} - {None}
+        if chunk:
+            yield chunk
+        self._progress(self._source.position)
+
+    def _validated(self, row: Record | Fault, tally: Tally) -> Valid | None:
+        if isinstance(row, Fault):
+            tally.fail(row)
+            return None
+        self.ignored |= self._layout.ignored & row.values.keys()
+        valid = self._layout.validate(row)
+        if isinstance(valid, Valid):
+            return valid
+        tally.fail(*valid)
+        return None
