@@ -23,8 +23,7 @@ from app.routers.token import router as token
 from app.settings import Settings, get_settings
 from app.start import prepare
 
-EXPOSED = ["ETag", "Idempotency-Replayed", "Link", "Location", "Retry-After", "X-Process-Time", "X-Request-Id"]
-EXPOSED += ["X-Total-Count"]
+EXPOSED = "ETag Idempotency-Replayed Link Location Retry-After X-Process-Time X-Request-Id X-Total-Count".split()
 
 
 @asynccontextmanager

@@ -117,7 +117,7 @@ def document_keys(app: FastAPI, schema: dict[str, Any]) -> None:
             is_kept = _mark(context) is not False and iscoroutinefunction(context.endpoint)
             if operation and is_kept and takes_key(context):
                 parameters = operation.setdefault("parameters", [])
-                parameters += [] if PARAMETER in parameters else [PARAMETER]
+                parameters[:0] = [] if PARAMETER in parameters else [PARAMETER]
                 for status, answer in operation["responses"].items():
                     if status.startswith("2"):
                         answer.setdefault("headers", {})["Idempotency-Replayed"] = REPLAYED
