@@ -12,7 +12,7 @@ from app.engine import logs
 from app.engine.database import connect
 from app.engine.hashing import Hasher
 from app.engine.http import dispatch, refusals
-from app.engine.http.answers import CatchAll, Cors
+from app.engine.http.answers import EXPOSED, CatchAll, Cors
 from app.engine.http.documents import Documented
 from app.engine.pruning import keep_pruning
 from app.engine.sessions import SESSIONS, create_session_engine
@@ -22,8 +22,6 @@ from app.routers import api, health
 from app.routers.token import router as token
 from app.settings import Settings, get_settings
 from app.start import prepare
-
-EXPOSED = "ETag Idempotency-Replayed Link Location Retry-After X-Process-Time X-Request-Id X-Total-Count".split()
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ FOREIGN = [
     *("https://preview.example", "https://a.preview.example.evil.example", "https://evil.example#.preview.example"),
 ]
 EXPOSED = {"Link", "X-Total-Count", "ETag", "Location", "Retry-After", "X-Request-Id", "X-Process-Time"}
-EXPOSED |= {"Idempotency-Replayed"}
+EXPOSED |= {"Content-Disposition", "Idempotency-Replayed"}
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from fastapi import APIRouter, BackgroundTasks, FastAPI, Request
 from fastapi.testclient import TestClient
 from sqlalchemy import func, insert, select, update
 
-from app import main
 from app.crud import items, transaction
 from app.deps import Application, Caller, SessionDep
 from app.engine import keys as kept
 from app.engine import transaction as shared_transaction
 from app.engine.http import dispatch
+from app.engine.http.answers import EXPOSED
 from app.engine.http.idempotency import IDEMPOTENT, IDEMPOTENT_LATER, NOT_IDEMPOTENT, begin_now
 from app.engine.records import keys
 from app.engine.statement import Statement
@@ -463,4 +463,4 @@ def test_the_document_tells_who_takes_a_key(app: FastAPI):
     assert taking >= {"POST /api/v1/items", "POST /api/v1/users/{user_id}/items"}
     assert "POST /api/v1/users" not in taking  # who signs up is nobody yet
     assert "x-idempotent" not in str(document)
-    assert "Idempotency-Replayed" in main.EXPOSED
+    assert "Idempotency-Replayed" in EXPOSED

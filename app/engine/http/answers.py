@@ -11,6 +11,9 @@ from app.errors import Refusal
 from app.errors import problem as content
 
 log = logging.getLogger("app")
+# What a page of another origin may read of an answer.
+EXPOSED = ["Content-Disposition", "ETag", "Idempotency-Replayed", "Link", "Location", "Retry-After", "X-Process-Time"]
+EXPOSED += ["X-Request-Id", "X-Total-Count"]
 
 
 def problem(status: int, detail: object, headers: dict[str, str] | None = None) -> Response:
