@@ -11,7 +11,7 @@ from app.engine.files.layout import Layout, Valid
 from app.engine.files.reading import Record, Source
 from app.engine.files.report import Tally
 
-CHUNK = 100  # rows: with more of them alive at once, Python would look through all there is for garbage
+CHUNK = 50  # rows: with more of them alive at once, Python would look through all there is for garbage
 SLICE = 10  # rows, which take some tenths of a millisecond
 Progress = Callable[[int], object]  # told how many bytes of the file are read
 

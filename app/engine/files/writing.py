@@ -17,7 +17,7 @@ from app.models.base import Entity
 
 Read = TypeVar("Read", bound=SQLModel)
 Format = Literal["csv", "jsonl"]
-PAGE = 200  # rows: more would hold up the others
+PAGE = 100  # rows: more would hold up the others
 SLICE = 10  # rows: after so many others get their turn
 MEDIA_TYPES: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 
