@@ -567,6 +567,45 @@ def test_a_file_holds_and_changes_only_what_its_reader_sees(world: World, kind: 
         assert world.ask(owner, "GET", at(kind, row)).json() == row
 
 
+# What became of it.
+
+
+def test_the_past_of_a_row_tells_each_change_and_who_made_it(world: World, kind: Kind, owner: Person):
+    row = world.row(kind)
+    changed = world.ask(world.root, "PATCH", at(kind, row), {name: row[name] for name in kind.update.model_fields})
+    assert world.ask(owner, "DELETE", at(kind, row)).status_code == 204
+    told = world.ask(owner if kind.access is not Access.TEAM else world.root, "GET", f"{at(kind, row)}/history").json()
+    assert [(each["action"], each["user_id"]) for each in told] == [
+        *(("deleted", owner.id), ("changed", world.root.id), ("created", owner.id))
+    ]
+    assert [each["row"] for each in told] == [changed.json(), changed.json(), row]
+    assert told[1]["changed"] == {}
+
+
+def test_a_deleted_row_comes_back_for_who_could_see_it(world: World, kind: Kind, owner: Person):
+    who, row = owner if str(kind) != "scratch_teams" else world.root, world.row(kind)
+    assert world.ask(who, "POST", f"{at(kind, row)}/restore").status_code == 409
+    assert world.ask(who, "DELETE", at(kind, row)).status_code == 204
+    if kind.access is not Access.SHARED:
+        refused = 403 if kind.access is Access.RESTRICTED else 404
+        assert world.ask(world.bob, "POST", f"{at(kind, row)}/restore").status_code == refused
+    back = world.ask(who, "POST", f"{at(kind, row)}/restore")
+    assert back.json() == {**row, "version": row["version"] + 1, "updated_at": back.json()["updated_at"]}
+    assert world.ask(who, "GET", at(kind, row)).json() == back.json()
+
+
+def test_what_changed_since_is_told_to_those_who_see_it_and_to_nobody_else(world: World, kind: Kind, owner: Person):
+    begin = {who.username: world.ask(who, "GET", f"{kind.path}/changes?after=now") for who in (owner, world.bob)}
+    row = world.row(kind)
+    for who in (owner, world.bob):
+        if begin[who.username].status_code == 403:
+            assert kind.access is Access.RESTRICTED
+            continue
+        link = re.findall("<(.*)>", begin[who.username].headers["Link"])[0].removeprefix("/api/v1")
+        told = [each["row"] for each in world.ask(who, "GET", link).json() if each["row_id"] == row["id"]]
+        assert told == ([row] if world.ask(who, "GET", at(kind, row)).status_code == 200 else [])
+
+
 # What the files say.
 
 
