@@ -2,14 +2,14 @@
 
 import json
 import re
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Generic, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel, Field, JsonValue
-from sqlalchemy import Column, Date, DateTime, Float, LargeBinary, Numeric, Uuid, bindparam, func, select
+from sqlalchemy import Column, Date, DateTime, Float, LargeBinary, Numeric, Uuid, bindparam, func, literal, select, true
 
 from app.engine.caller import Caller
 from app.engine.cursors import adapter
@@ -25,7 +25,8 @@ from app.models.base import Entity
 
 NEWEST = 2**63 - 1
 EVERY = ("version", "updated_at")  # what every change changes
-PRUNED = "pruned"  # the action of an entity's row 0, which says up to which transaction something may be lost
+# The action of an entity's row 0, which says up to which change something may be lost: `whose` holds that one's id.
+PRUNED = "pruned"
 NOW = "now"
 FULL = 100  # changes told at once
 WINDOW, WINDOWS = 5000, 10  # changes looked at in one statement, and statements for one answer
@@ -69,14 +70,16 @@ class History(Generic[Read]):
         """What a row became, the newest first: below the id `before`. Raises Missing."""
         # One more than is wanted: what was there before the last.
         found = await self._verbs.run(caller, "past", (), {"row_id": row_id, "before": before, "limit": limit + 1})
-        if not found and before == NEWEST:
-            await self._verbs.get(caller, row_id)  # of before there was a history, if it is there at all
-        told = [change(row) for row in found]
-        befores = [each.row for each in told[1:]] + [None] * (len(told) <= limit)
-        return [
-            PastChange(**dict(each), changed=_differences(each, before))
-            for each, before in zip(told, befores, strict=False)
-        ]
+        if not found:
+            await self._must_exist(caller, row_id)
+        told = [self._change(row) for row in found]
+        pairs = zip(told[:limit], [*told[1:], None], strict=False)
+        return [PastChange(**dict(each), changed=_differences(each, earlier)) for each, earlier in pairs]
+
+    async def _must_exist(self, caller: Caller, row_id: int) -> None:
+        """Raise Missing unless it is there, or was."""
+        if not await self._verbs.run(caller, "past", (), {"row_id": row_id, "before": NEWEST, "limit": 1}):
+            await self._verbs.get(caller, row_id)  # from before there was a history
 
     async def since(self, caller: Caller, after: str = "", *, limit: int = FULL) -> tuple[list[Change], str]:
         """What came to pass after a position, the oldest first, and the position where to go on.
@@ -85,10 +88,8 @@ class History(Generic[Read]):
         long a transaction took: what is told is only what none can come before any more. Raises Gone if what came after
         that position may not all be kept, and Invalid for what is no position.
         """
-        ((pruned,),) = await caller.db.run(_PRUNED, {"entity": self._verbs.entity.__table__.name})
-        here, found = await _place(caller, after) if after else Place(pruned, NEWEST), list[Row]()
-        if here.transaction < pruned:
-            raise Gone("What changed since then is no longer all kept: read the list anew, and begin with after=now.")
+        start = await _place(caller, after) if after else (await self._known(caller))[0]
+        here, found = start, list[Row]()
         for _ in range(WINDOWS):
             ends = await caller.db.run(_END, {**here.named("after"), "limit": WINDOW})
             end = Place(*ends[0]) if ends else here
@@ -97,8 +98,23 @@ class History(Generic[Read]):
             here = end
             if not ends or len(found) == limit:
                 break
-        told = [change(row) for row in found]
+        # Afterwards: it may have been pruned meanwhile. And a database may be the copy of an older one.
+        first, last = await self._known(caller)
+        if not first <= start <= last:
+            raise Gone("What changed since then is no longer all kept: read the list anew, and begin with after=now.")
+        told = [self._change(row) for row in found]
         return told, told[-1].position if len(told) == limit else str(here)
+
+    async def _known(self, caller: Caller) -> tuple["Place", "Place"]:
+        """From where on all is kept, and up to where anything can have been told."""
+        ((transaction, change, end),) = await caller.db.run(_KNOWN, {"entity": self._verbs.entity.__table__.name})
+        return Place(transaction, change), Place(end, 0)
+
+    def _change(self, row: Row) -> Change:
+        """As the verbs tell a row: what they leave out, its past does too."""
+        told = change(row)
+        told.row = {name: value for name, value in told.row.items() if name in self._verbs.read.model_fields}
+        return told
 
 
 class Place(NamedTuple):
@@ -121,11 +137,16 @@ _next = select(changes.c.transaction_id, changes.c.id).where(
 )
 _window = _next.order_by(changes.c.transaction_id, changes.c.id).limit(LIMIT).subquery()
 _END = Statement(select(*_window.c).order_by(_window.c.transaction_id.desc(), _window.c.id.desc()).limit(1))
-# The last transaction of which something may be lost.
-_PRUNED = Statement(
-    select(func.coalesce(func.max(changes.c.transaction_id), 0)).where(
-        changes.c.entity == bindparam("entity"), changes.c.row_id == 0
-    )
+_mark = (
+    select(changes.c.transaction_id, changes.c.whose)
+    .where(changes.c.entity == bindparam("entity"), changes.c.row_id == 0)
+    .order_by(changes.c.transaction_id.desc(), changes.c.whose.desc())
+    .limit(1)
+    .subquery()
+)
+_one = select(literal(1)).subquery()
+_KNOWN = Statement(
+    select(*(func.coalesce(each, 0) for each in _mark.c), horizon()).select_from(_one.outerjoin(_mark, true()))
 )
 
 
@@ -169,11 +190,12 @@ def value_of(column: Column[Any], recorded: Any) -> Any:  # noqa: ANN401  # of a
     if recorded is None:
         return None
     if isinstance(kind, DateTime):
-        return datetime.fromisoformat(recorded)
+        return datetime.fromisoformat(recorded).astimezone(UTC)  # psql may have had another time zone
     if isinstance(kind, Date):
         return date.fromisoformat(recorded)
     if isinstance(kind, Numeric) and not isinstance(kind, Float):
-        return Decimal(str(recorded)).quantize(Decimal(1).scaleb(-(kind.scale or 0)))
+        value = Decimal(str(recorded))
+        return value if kind.scale is None else value.quantize(Decimal(1).scaleb(-kind.scale))
     if isinstance(kind, Uuid):
         return UUID(recorded)
     return bytes.fromhex(recorded[2:]) if isinstance(kind, LargeBinary) else recorded
@@ -186,20 +208,28 @@ def _told(entity: type[Entity], image: dict[str, Any]) -> dict[str, JsonValue]:
 
 
 def _json(entity: type[Entity], column: Column[Any], recorded: Any) -> JsonValue:  # noqa: ANN401  # of any column
-    value = value_of(column, recorded)
+    try:
+        value = value_of(column, recorded)
+    except (ValueError, TypeError, ArithmeticError):
+        value = recorded  # from before the column had this type
     if value is recorded:
         return recorded  # type: ignore[no-any-return]  # JSON has it as it is
     told: JsonValue = adapter(entity, column.name).dump_python(value, mode="json")
     return told
 
 
-def _differences(change: Change, before: dict[str, JsonValue] | None) -> dict[str, Difference] | None:
+def _differences(change: Change, before: Change | None) -> dict[str, Difference] | None:
     if change.action != "changed":
         return {}
-    if before is None:
+    # Between the two it may have been somebody else's, and what was done then is not told.
+    if before is None or _version(change) > _version(before) + 1:
         return None
     return {
-        name: Difference(before=before.get(name), after=after)
+        name: Difference(before=before.row.get(name), after=after)
         for name, after in change.row.items()
-        if before.get(name) != after and name not in EVERY
+        if before.row.get(name) != after and name not in EVERY
     }
+
+
+def _version(change: Change) -> int:
+    return int(str(change.row.get("version", 0)))

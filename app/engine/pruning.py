@@ -4,12 +4,13 @@ import asyncio
 import logging
 from datetime import datetime, timedelta
 
-from sqlalchemy import BigInteger, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import BigInteger, bindparam, delete, exists, func, insert, select, tuple_
 
 from app.engine import keys
 from app.engine.history import PRUNED
 from app.engine.records import changes
 from app.engine.statement import Database, Row, Runs, Statement
+from app.engine.waiting import retried
 from app.models.base import utcnow
 
 STEP = 1000  # changes that are looked at in one statement
@@ -33,22 +34,30 @@ _PRUNE = Statement(
             _newer.c.entity == changes.c.entity, _newer.c.row_id == changes.c.row_id, _newer.c.id > changes.c.id
         )
     )
-    .returning(changes.c.entity, changes.c.transaction_id)
+    .returning(changes.c.entity, changes.c.transaction_id, changes.c.id)
 )
+# How far a reader of the feed may have missed something. There is never a moment without the greatest.
 _MARK = Statement(
-    update(changes)
-    .where(changes.c.entity == bindparam("entity_"), changes.c.row_id == 0)
-    .values(transaction_id=bindparam("transaction"))
-    .returning(changes.c.id)
-)
-_FIRST_MARK = Statement(
     insert(changes).values(
-        entity=bindparam("entity_"),
-        transaction_id=bindparam("transaction"),
+        entity=bindparam("of_entity"),
+        transaction_id=bindparam("of_transaction"),
         row_id=0,
+        whose=bindparam("of_change"),
         action=PRUNED,
-        at=bindparam("at_"),
+        at=bindparam("since"),
         image={},
+    )
+)
+_greater = changes.alias()
+_LOWER = Statement(
+    delete(changes).where(
+        changes.c.entity == bindparam("of_entity"),
+        changes.c.row_id == 0,
+        exists().where(
+            _greater.c.entity == changes.c.entity,
+            _greater.c.row_id == 0,
+            tuple_(_greater.c.transaction_id, _greater.c.whose) > tuple_(changes.c.transaction_id, changes.c.whose),
+        ),
     )
 )
 
@@ -60,20 +69,25 @@ async def prune(db: Runs, before: datetime) -> int:
         ((high, old),) = await db.run(_WINDOW, {"low": low, "before": before})
         if not old:
             return gone
-        async with db.transaction() as tx:
-            pruned = await tx.run(_PRUNE, {"low": low, "high": high, "before": before})
-            for entity, transaction in _newest(pruned):
-                # Up to where a reader of the feed may have missed something.
-                mark = {"entity_": entity, "transaction": transaction}
-                if not await tx.run(_MARK, mark):
-                    await tx.run(_FIRST_MARK, {**mark, "at_": utcnow()})
-        low, gone = high, gone + len(pruned)
+        gone += await _step(db, low, high, before)
+        low = high
         await asyncio.sleep(PAUSE)
 
 
-def _newest(pruned: list[Row]) -> list[Row]:
-    """Of each entity the highest transaction."""
-    return [*dict(sorted(pruned)).items()]
+@retried
+async def _step(db: Runs, low: int, high: int, before: datetime) -> int:
+    async with db.transaction() as tx:
+        pruned = await tx.run(_PRUNE, {"low": low, "high": high, "before": before})
+        for entity, (transaction, change) in _last(pruned).items():
+            mark = {"of_entity": entity, "of_transaction": transaction, "of_change": change}
+            await tx.run(_MARK, {**mark, "since": utcnow()})
+            await tx.run(_LOWER, mark)
+        return len(pruned)
+
+
+def _last(pruned: list[Row]) -> dict[str, tuple[int, int]]:
+    """Of each entity, where the last of them stood in the feed."""
+    return {entity: (transaction, change) for entity, transaction, change in sorted(pruned)}
 
 
 async def keep_pruning(database: Database, *, history_days: int) -> None:

@@ -147,11 +147,11 @@ def _json(column: sa.Column[Any], row: str) -> str:
     value, kind = f'{row}."{column.name}"', plain(column)
     if isinstance(kind, sa.Boolean):
         return f"json(CASE {value} WHEN 1 THEN 'true' WHEN 0 THEN 'false' END)"
-    if isinstance(kind, sa.Float):  # all of its digits, and not fifteen
+    if isinstance(kind, sa.Numeric) and kind.scale is None:  # a Float too. All of its digits, and not fifteen
         # JSON has no word for what is beyond all bounds.
         return f"json(CASE WHEN abs({value}) < 9e999 THEN printf('%!.17g', {value}) END)"
     if isinstance(kind, sa.Numeric):
-        return f"CASE WHEN {value} IS NOT NULL THEN printf('%.{kind.scale or 0}f', {value}) END"
+        return f"CASE WHEN {value} IS NOT NULL THEN printf('%.{kind.scale}f', {value}) END"
     if isinstance(kind, sa.LargeBinary):
         return rf"CASE WHEN {value} IS NOT NULL THEN '\x' || lower(hex({value})) END"
     if isinstance(kind, sa.JSON):
@@ -163,10 +163,12 @@ def _json(column: sa.Column[Any], row: str) -> str:
 
 # PostgreSQL.
 
+# Whatever the session that it runs in has set: a search path is empty in what pg_dump writes.
+SETTINGS = "SET TimeZone = 'UTC' SET bytea_output = 'hex' SET extra_float_digits = 1 SET search_path = {}, pg_temp"
 FUNCTION = """
 DECLARE
-    seen jsonb := to_jsonb(CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END);
     acting text := coalesce(current_setting('cadre.acting', true), '');
+    seen jsonb := to_jsonb(CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END);
 BEGIN
     INSERT INTO changes (transaction_id, at, entity, row_id, whose, action, user_id, request_id, image)
     SELECT
@@ -186,16 +188,22 @@ END
 
 
 FUNCTIONS = """
-SELECT proname, prosrc FROM pg_proc
-WHERE proname IN ('changes_offset', 'record_change') AND pronamespace = current_schema()::regnamespace
+SELECT proname, prosrc FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
+WHERE proname IN ('changes_offset', 'record_change') AND nspname = current_schema()
 """
 TRIGGERS = """
-SELECT relname, tgargs FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
-WHERE tgname = 'record_change' AND relnamespace = current_schema()::regnamespace
+SELECT relname, tgargs FROM pg_trigger
+JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE tgname = 'record_change' AND tgenabled IN ('O', 'A') AND nspname = current_schema()
 """
 # By how much the numbers of what is recorded are ahead of this server's transactions, which are numbered by the server:
-# those of a database that moves to another one would begin anew, below what was seen already.
-AHEAD = "SELECT max(transaction_id) + 1 - pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM changes"
+# those of a database that moves to another one would begin anew, below what was seen already. This transaction may have
+# a number beyond those that its snapshot knows.
+AHEAD = """
+SELECT max(transaction_id) + 1 - greatest(
+    pg_snapshot_xmax(pg_current_snapshot())::text::bigint, pg_current_xact_id_if_assigned()::text::bigint + 1
+) FROM changes
+"""
 
 
 def install(connection: sa.Connection) -> None:
@@ -214,6 +222,7 @@ def _missing(connection: sa.Connection) -> list[str]:
     """The statements that `install` has to execute."""
     there = set(sa.inspect(connection).get_table_names())
     if changes.name not in there:
+        # With its triggers. The offset stays: there may be changes once more.
         return ["DROP FUNCTION IF EXISTS record_change() CASCADE"]
     bodies: dict[str, str] = dict(connection.exec_driver_sql(FUNCTIONS).all())
     arguments: dict[str, bytes] = dict(connection.exec_driver_sql(TRIGGERS).all())
@@ -224,7 +233,8 @@ def _missing(connection: sa.Connection) -> list[str]:
         says = f"RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT {max(ahead, offset)}'"
         statements.append(f"CREATE OR REPLACE FUNCTION changes_offset() {says}")
     if bodies.get("record_change") != FUNCTION:
-        says = f"RETURNS trigger LANGUAGE plpgsql AS $${FUNCTION}$$"
+        schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar()
+        says = f"RETURNS trigger LANGUAGE plpgsql {SETTINGS.format(schema)} AS $${FUNCTION}$$"
         statements.append(f"CREATE OR REPLACE FUNCTION record_change() {says}")
     for name in sorted(entities().keys() & there):
         wanted = [whose(entities()[name]) or "", *shown(entities()[name])]

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from functools import lru_cache
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Column, bindparam, insert, select
+from sqlalchemy import BigInteger, bindparam, insert, select
 
 from app.engine.caller import Caller
 from app.engine.conflicts import Conflicts
@@ -13,24 +15,42 @@ from app.engine.history import NEWEST, value_of
 from app.engine.queries import shown
 from app.engine.recording import acting
 from app.engine.records import changes, recorded
-from app.engine.statement import Statement
+from app.engine.statement import Row, Statement
 from app.engine.verbs import Read, Verbs
 from app.engine.violations import Dangling
 from app.engine.visibility import entities
 from app.engine.waiting import retried
-from app.errors import Clash, Missing
+from app.errors import Clash
 from app.models.base import Entity, utcnow
 
 NAMES = [column.name for column in recorded]
-# What one transaction deleted of an entity.
-_DELETED = Statement(
-    select(*recorded).where(
+# Of two who restore a row at once, the second waits, and then sees that it is there.
+_TAKE_TURN = Statement(
+    select(changes.c.id)
+    .where(
         changes.c.entity == bindparam("entity"),
-        changes.c.transaction_id == bindparam("transaction", type_=BigInteger),
+        changes.c.row_id == bindparam("row_id", type_=BigInteger),
         changes.c.action == "deleted",
-    ),
+    )
+    .with_for_update()
+)
+# All that one transaction deleted.
+_DELETED = Statement(
+    select(*recorded)
+    .where(changes.c.transaction_id == bindparam("transaction", type_=BigInteger), changes.c.action == "deleted")
+    .order_by(changes.c.id),
     unbounded=True,
 )
+
+
+class Key(NamedTuple):
+    """Which row of which table."""
+
+    table: str
+    id: int
+
+
+Images = dict[Key, dict[str, Any]]
 
 
 @retried
@@ -40,59 +60,119 @@ async def restore(verbs: Verbs[Read], caller: Caller, row_id: int) -> Read:
     Raises Missing if there was none that the caller could see, and Clash if it was not deleted, held a secret, or if
     something stands in its way: what it refers to is gone, or its name is taken by now.
     """
+    root = Key(verbs.entity.__table__.name, row_id)
     async with caller.db.transaction() as db:
         tx = replace(caller, db=db)
+        await db.run(_TAKE_TURN, {"entity": root.table, "row_id": row_id})
         found = await verbs.run(tx, "past", (), {"row_id": row_id, "before": NEWEST, "limit": 1})
-        if not found:
-            raise Missing
-        last = dict(zip(NAMES, found[0], strict=True))
-        if last["action"] != "deleted":
+        last = _named(found[0]) if found else {}
+        if last.get("action") != "deleted":
+            await verbs.get(tx, row_id)
             raise Clash("It is not deleted.")
-        await _insert(tx, verbs.entity, json.loads(last["image"]))
-        await _restore_children(tx, verbs.entity, {row_id}, last["transaction_id"])
+        rows = await db.run(_DELETED, {"transaction": last["transaction_id"]})
+        deleted = {Key(each["entity"], each["row_id"]): json.loads(each["image"]) for each in map(_named, rows)}
+        await _insert_all(tx, root, _taken_along_with(root, deleted), deleted)
         return await verbs.get(tx, row_id)
 
 
-async def _restore_children(tx: Caller, parent: type[Entity], ids: set[int], transaction: int) -> None:
-    for child, column in _taken_along_with(parent):
-        rows = await tx.db.run(_DELETED, {"entity": child.__table__.name, "transaction": transaction})
-        images = [json.loads(dict(zip(NAMES, row, strict=True))["image"]) for row in rows]
-        theirs = [image for image in images if image.get(column.name) in ids]
-        for image in sorted(theirs, key=lambda image: int(image["id"])):
-            await _insert(tx, child, image)
-        if theirs:
-            await _restore_children(tx, child, {image["id"] for image in theirs}, transaction)
+def _named(row: Row) -> dict[str, Any]:
+    return dict(zip(NAMES, row, strict=True))
 
 
-def _taken_along_with(parent: type[Entity]) -> Iterator[tuple[type[Entity], Column[Any]]]:
-    """The entities whose rows go with the rows they refer to, and the columns by which they do."""
-    for entity in entities().values():
-        for key in entity.__table__.foreign_keys:
-            if key.column.table is parent.__table__ and key.ondelete == "CASCADE" and not _hidden(entity):
-                yield entity, key.parent
+def _taken_along_with(root: Key, deleted: Images) -> Images:
+    """Of what was deleted, the row itself, and whatever the database deletes with it; those that others need first."""
+    referring: dict[Key, list[Key]] = {}
+    for key, image in deleted.items():
+        for ondelete, target in _references(key, image):
+            if ondelete == "CASCADE" and not _hidden(entities()[key.table]):
+                referring.setdefault(target, []).append(key)
+    found = {root: deleted[root]}
+    for parent in (waiting := [root]):  # which grows meanwhile
+        new = [key for key in referring.get(parent, ()) if key not in found]
+        found |= {key: deleted[key] for key in new}
+        waiting += new
+    needs = {key: [target for _, target in _references(key, image) if target in found] for key, image in found.items()}
+    try:
+        return {key: found[key] for key in TopologicalSorter(needs).static_order()}
+    except CycleError:
+        raise Clash("It and what was deleted with it refer to each other in a circle.") from None
+
+
+async def _insert_all(tx: Caller, root: Key, images: Images, deleted: Images) -> None:
+    left: set[Key] = set()
+    for key, image in images.items():
+        for _, target in _references(key, image):
+            # What went at the same time, but not along with this, has a restoration of its own, and this comes then.
+            is_elsewhere = target in deleted and target not in images
+            if target in left or (is_elsewhere and not await tx.db.run(_there(target.table), {"row_id": target.id})):
+                left.add(key)
+        if key == root or key not in left:
+            await _insert(tx, entities()[key.table], image)
+
+
+def _references(key: Key, image: dict[str, Any]) -> Iterator[tuple[str | None, Key]]:
+    """What becomes of a row when what it refers to is deleted; and what that is, but for itself."""
+    entity = entities().get(key.table)
+    for foreign in entity.__table__.foreign_keys if entity else ():
+        target = Key(foreign.column.table.name, image.get(foreign.parent.name) or 0)
+        if target.id and target != key:
+            yield foreign.ondelete, target
+
+
+@lru_cache(256)
+def _there(table: str) -> Statement:
+    rows = entities()[table].__table__
+    return Statement(select(rows.c.id).where(rows.c.id == bindparam("row_id", type_=BigInteger)))
 
 
 async def _insert(tx: Caller, entity: type[Entity], image: dict[str, Any]) -> None:
-    table, name = entity.__table__, entity.__table__.name.replace("_", " ")
     if hidden := _hidden(entity):
-        raise Clash(f"The {hidden[0].replace('_', ' ')} is not in the history, so it cannot come back.")
-    values = {column: value_of(table.c[column], image[column]) for column in shown(entity) if column in image}
-    values |= {"updated_at": utcnow(), "version": image["version"] + 1}
-    row = select(*(bindparam(f"new_{column}", type_=table.c[column].type) for column in values)).where(acting())
-    statement = Statement(insert(table).from_select([*values], row, include_defaults=False).returning(table.c.id))
+        raise Clash(f"The {_words(hidden[0])} is not in the history, so it cannot come back.")
+    values = {**_values(entity, image), "updated_at": utcnow(), "version": image["version"] + 1}
+    statement, new = (
+        _insertion(entity.__table__.name, tuple(values)),
+        {f"new_{name}": value for name, value in values.items()},
+    )
     rules = Conflicts(entity) if entity.__conflicts__ else None
     try:
         if rules:
             await rules.hold_off_others(tx.db)
-        new = {f"new_{column}": value for column, value in values.items()}
         await tx.db.run(statement, {**new, "acting": tx.acting})
         if rules:
             await rules.check(tx.db, image["id"])
     except Dangling:
-        raise Clash(f"Something that {name} {image['id']} refers to is gone. Restore that first.") from None
+        which = f"{_words(entity.__table__.name)} {image['id']}"
+        raise Clash(f"Something that {which} refers to is gone. Restore that first.") from None
+
+
+@lru_cache(256)
+def _insertion(of: str, names: tuple[str, ...]) -> Statement:
+    table = entities()[of].__table__
+    row = select(*(bindparam(f"new_{name}", type_=table.c[name].type) for name in names)).where(acting())
+    return Statement(insert(table).from_select(names, row, include_defaults=False).returning(table.c.id))
+
+
+def _values(entity: type[Entity], image: dict[str, Any]) -> dict[str, Any]:
+    """What stands in the image, as the table has it today. Raises Clash if that cannot be told."""
+    values, fields = {}, entity.model_fields  # type: ignore[attr-defined]  # every entity is a SQLModel
+    for column in (entity.__table__.c[name] for name in shown(entity)):
+        try:
+            if column.name in image:
+                values[column.name] = value_of(column, image[column.name])
+            elif not fields[column.name].is_required():
+                values[column.name] = fields[column.name].get_default(call_default_factory=True)
+            elif not column.nullable:
+                raise ValueError
+        except (ValueError, TypeError, ArithmeticError):
+            raise Clash(f"It is from before its {_words(column.name)} was what it is today.") from None
+    return values
 
 
 def _hidden(entity: type[Entity]) -> list[str]:
-    """What a row must have, and no answer shows, so that no history has it either."""
+    """What no answer shows, so that no history has it either."""
     of = entity.__table__.c
-    return [column.name for column in of if column.name not in shown(entity) and not column.nullable]
+    return [column.name for column in of if column.name not in shown(entity) and not column.computed]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
