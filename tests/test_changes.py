@@ -244,7 +244,7 @@ def test_what_is_a_teams_is_told_to_its_members(everything: TestClient):
     start = onward(bob.get("/scratch_teams/changes"))
     ann.patch(f"/scratch_teams/{team}", {"name": "Red"})
     before = bob.get(start).json()
-    ann.post("/scratch_memberships", {"team_id": team, "user_id": bob.id})
+    root.post("/scratch_memberships", {"team_id": team, "user_id": bob.id})
 
     assert before == []
     for reader in (ann, bob, root):
@@ -358,11 +358,11 @@ def test_a_later_step_of_forgetting_does_not_take_back_what_an_earlier_one_said(
     monkeypatch.setattr(pruning, "STEP", 1)
     monkeypatch.setattr(pruning, "PAUSE", 0.0)
     items = create(ann, "one", "two", "three")
-    change_in_sql(client, "UPDATE changes SET transaction_id = 1000000 - id")  # as transactions may end in any order
+    change_in_sql(client, "UPDATE changes SET transaction_id = 100 - id")  # as transactions may end in any order
     read = [change["position"] for change in ann.get("/items/changes").json()]
     for item in items:
         ann.patch(f"/items/{item}", {"title": "more"})
-    change_in_sql(client, "UPDATE changes SET transaction_id = 2000000 + id WHERE action = 'changed'")
+    change_in_sql(client, "UPDATE changes SET transaction_id = 200 + id WHERE action = 'changed'")
 
     assert forget(client) == 3
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel, Field, JsonValue
-from sqlalchemy import Column, Date, DateTime, Float, LargeBinary, Numeric, Uuid, bindparam, func, select
+from sqlalchemy import Column, Date, DateTime, Float, LargeBinary, Numeric, Uuid, bindparam, select
 
 from app.engine.caller import Caller
 from app.engine.cursors import adapter
@@ -25,7 +25,7 @@ from app.models.base import Entity
 
 NEWEST = 2**63 - 1
 EVERY = ("version", "updated_at")  # what every change changes
-PRUNED = "pruned"  # the action of an entity's row 0, which says up to which transaction something may be lost
+PRUNED = "pruned"  # the action of an entity's row 0, which stands where the last change that is lost stood
 NOW = "now"
 FULL = 100  # changes told at once
 WINDOW, WINDOWS = 5000, 10  # changes looked at in one statement, and statements for one answer
@@ -85,10 +85,8 @@ class History(Generic[Read]):
         long a transaction took: what is told is only what none can come before any more. Raises Gone if what came after
         that position may not all be kept, and Invalid for what is no position.
         """
-        ((pruned,),) = await caller.db.run(_PRUNED, {"entity": self._verbs.entity.__table__.name})
-        here, found = await _place(caller, after) if after else Place(pruned, NEWEST), list[Row]()
-        if here.transaction < pruned:
-            raise Gone("What changed since then is no longer all kept: read the list anew, and begin with after=now.")
+        here = start = await _place(caller, after) if after else await self._pruned(caller)
+        found = list[Row]()
         for _ in range(WINDOWS):
             ends = await caller.db.run(_END, {**here.named("after"), "limit": WINDOW})
             end = Place(*ends[0]) if ends else here
@@ -97,8 +95,16 @@ class History(Generic[Read]):
             here = end
             if not ends or len(found) == limit:
                 break
+        # Asked last: what was pruned while this was read may be missing in it. And only of who may ask.
+        if start < await self._pruned(caller):
+            raise Gone("What changed since then is no longer all kept: read the list anew, and begin with after=now.")
         told = [change(row) for row in found]
         return told, told[-1].position if len(told) == limit else str(here)
+
+    async def _pruned(self, caller: Caller) -> "Place":
+        """The last place of which something may be lost."""
+        marks = await caller.db.run(_PRUNED, {"entity": self._verbs.entity.__table__.name})
+        return Place(*marks[0]) if marks else Place(0, 0)
 
 
 class Place(NamedTuple):
@@ -121,12 +127,10 @@ _next = select(changes.c.transaction_id, changes.c.id).where(
 )
 _window = _next.order_by(changes.c.transaction_id, changes.c.id).limit(LIMIT).subquery()
 _END = Statement(select(*_window.c).order_by(_window.c.transaction_id.desc(), _window.c.id.desc()).limit(1))
-# The last transaction of which something may be lost.
-_PRUNED = Statement(
-    select(func.coalesce(func.max(changes.c.transaction_id), 0)).where(
-        changes.c.entity == bindparam("entity"), changes.c.row_id == 0
-    )
-)
+# Of the marks: processes that prune at the same moment may leave one each.
+_mark = changes.c.entity == bindparam("entity"), changes.c.row_id == 0
+_marks = select(changes.c.transaction_id, changes.c.id).where(*_mark)
+_PRUNED = Statement(_marks.order_by(changes.c.transaction_id.desc(), changes.c.id.desc()).limit(1))
 
 
 async def _place(caller: Caller, text: str) -> Place:

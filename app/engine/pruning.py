@@ -4,12 +4,13 @@ import asyncio
 import logging
 from datetime import datetime, timedelta
 
-from sqlalchemy import BigInteger, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import BigInteger, bindparam, delete, exists, func, insert, select
 
 from app.engine import keys
+from app.engine.expressions import LIMIT
 from app.engine.history import PRUNED
 from app.engine.records import changes
-from app.engine.statement import Database, Row, Runs, Statement
+from app.engine.statement import Database, Runs, Statement
 from app.models.base import utcnow
 
 STEP = 1000  # changes that are looked at in one statement
@@ -19,7 +20,7 @@ EVERY = 3600.0  # seconds between two rounds
 _newer = changes.alias()
 _low, _high = bindparam("low", type_=BigInteger), bindparam("high", type_=BigInteger)
 _window = select(changes.c.id, changes.c.at).where(changes.c.id > _low, changes.c.action != PRUNED)
-_next = _window.order_by(changes.c.id).limit(STEP).subquery()
+_next = _window.order_by(changes.c.id).limit(LIMIT).subquery()
 _WINDOW = Statement(select(func.max(_next.c.id), func.count().filter(_next.c.at < bindparam("before"))))
 # The newest change of a row that is still there stays: it is what was there before the next one. And so does the newest
 # of all, after whose id that of the next change comes.
@@ -33,21 +34,21 @@ _PRUNE = Statement(
             _newer.c.entity == changes.c.entity, _newer.c.row_id == changes.c.row_id, _newer.c.id > changes.c.id
         )
     )
-    .returning(changes.c.entity, changes.c.transaction_id)
+    .returning(changes.c.entity, changes.c.transaction_id, changes.c.id)
+)
+# The last of an entity's changes that are lost leaves its place to a mark: who comes from before it comes too late.
+_UNMARK = Statement(
+    delete(changes)
+    .where(changes.c.entity == bindparam("entity_"), changes.c.row_id == 0)
+    .returning(changes.c.entity, changes.c.transaction_id, changes.c.id)
 )
 _MARK = Statement(
-    update(changes)
-    .where(changes.c.entity == bindparam("entity_"), changes.c.row_id == 0)
-    .values(transaction_id=bindparam("transaction"))
-    .returning(changes.c.id)
-)
-_FIRST_MARK = Statement(
     insert(changes).values(
-        entity=bindparam("entity_"),
-        transaction_id=bindparam("transaction"),
+        **{
+            name: bindparam(f"{name}_", type_=changes.c[name].type) for name in ("id", "transaction_id", "entity", "at")
+        },
         row_id=0,
         action=PRUNED,
-        at=bindparam("at_"),
         image={},
     )
 )
@@ -57,23 +58,19 @@ async def prune(db: Runs, before: datetime) -> int:
     """Forget the changes before that instant, but for the newest of each row that is there. Says how many went."""
     low, gone = 0, 0
     while True:
-        ((high, old),) = await db.run(_WINDOW, {"low": low, "before": before})
+        ((high, old),) = await db.run(_WINDOW, {"low": low, "before": before, "limit": STEP})
         if not old:
             return gone
         async with db.transaction() as tx:
             pruned = await tx.run(_PRUNE, {"low": low, "high": high, "before": before})
-            for entity, transaction in _newest(pruned):
-                # Up to where a reader of the feed may have missed something.
-                mark = {"entity_": entity, "transaction": transaction}
-                if not await tx.run(_MARK, mark):
-                    await tx.run(_FIRST_MARK, {**mark, "at_": utcnow()})
+            for entity in {entity for entity, *_ in pruned}:
+                # Transactions may end in another order than that of the ids: an earlier mark may be the later place.
+                lost = [*pruned, *await tx.run(_UNMARK, {"entity_": entity})]
+                transaction, change = max((row[1], row[2]) for row in lost if row[0] == entity)
+                mark = {"id_": change, "transaction_id_": transaction, "entity_": entity, "at_": utcnow()}
+                await tx.run(_MARK, mark)
         low, gone = high, gone + len(pruned)
         await asyncio.sleep(PAUSE)
-
-
-def _newest(pruned: list[Row]) -> list[Row]:
-    """Of each entity the highest transaction."""
-    return [*dict(sorted(pruned)).items()]
 
 
 async def keep_pruning(database: Database, *, history_days: int) -> None:
