@@ -507,7 +507,9 @@ class Stream:
 
         self._answered = self._portal.start_task_soon(person.client.app, self.scope, receive, send)
         assert self._came.get(timeout=10)["status"] == 200
-        self.first = self.next()
+        first = self.next()
+        assert first is not None
+        self.first = first
 
     def next(self) -> dict[str, str] | None:
         """The next event's fields; None at the end."""
@@ -638,12 +640,37 @@ def test_a_stream_is_refused_before_it_begins(client: TestClient, ann: Person):
     assert (bad.status_code, bad.headers["content-type"]) == (422, "application/problem+json")
 
 
+def test_streams_leave_room_for_other_requests(start: Callable[..., TestClient], stream: Callable[..., Stream]):
+    client = start(concurrent_requests=8)
+    ann, bob = sign_up(client, "ann"), sign_up(client, "bob")
+    first, *_ = [stream(ann) for _ in range(4)]
+
+    refused = bob.get("/items/changes/stream")
+
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+    assert told(bob.get("/items/changes")) == []
+    first.leave()
+    assert stream(bob).first["retry"] == "1000"
+
+
+def test_one_user_leaves_streams_for_others(
+    ann: Person, bob: Person, stream: Callable[..., Stream], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("app.extras.changes.OF_ONE_USER", 2)
+    for _ in range(2):
+        stream(ann)
+
+    assert ann.get("/items/changes/stream").status_code == 503
+    assert stream(bob).first["retry"] == "1000"
+
+
 def test_head_of_a_stream_does_not_wait(ann: Person, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("app.extras.changes.LASTS", 60.0)
-    address = "/api/v1/items/changes/stream"
+    monkeypatch.setattr("app.extras.changes.LASTS", 4.0)
+    address, start = "/api/v1/items/changes/stream", time.monotonic()
 
     answer = ann.client.head(address, headers=ann.headers)
 
+    assert time.monotonic() - start < 2
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert ann.client.head(address).status_code == 401
