@@ -96,8 +96,9 @@ class History(Generic[Read]):
             if not ends or len(found) == limit:
                 break
         # Asked last: what was pruned while this was read may be missing in it. And only of who may ask.
-        if start < await self._pruned(caller):
-            raise Gone("What changed since then is no longer all kept: read the list anew, and begin with after=now.")
+        # A position that is still to come is of a database that was ahead, until this one was restored from a backup.
+        if start < await self._pruned(caller) or (not found and start > await _now(caller)):
+            raise Gone("What changed since then is not all kept: read the list anew, and begin with after=now.")
         told = [change(row) for row in found]
         return told, told[-1].position if len(told) == limit else str(here)
 
@@ -135,12 +136,16 @@ _PRUNED = Statement(_marks.order_by(changes.c.transaction_id.desc(), changes.c.i
 
 async def _place(caller: Caller, text: str) -> Place:
     if text == NOW:
-        ((transaction,),) = await caller.db.run(_HORIZON, {})
-        return Place(transaction, 0)
+        return await _now(caller)
     found = re.fullmatch(r"(\d{1,19})-(\d{1,19})", text, re.ASCII)
     if not found:
         raise Invalid("That is no position in the feed of changes.")
     return Place(int(found[1]), int(found[2]))
+
+
+async def _now(caller: Caller) -> Place:
+    ((transaction,),) = await caller.db.run(_HORIZON, {})
+    return Place(transaction, 0)
 
 
 async def overall(caller: Caller, *, before: int = NEWEST, limit: int = FULL, **asked: object) -> list[Change]:
