@@ -101,7 +101,7 @@ class History(Generic[Read]):
         # Afterwards: it may have been pruned meanwhile. And a database may be the copy of an older one.
         first, last = await self._known(caller)
         if not first <= start <= last:
-            raise Gone("What changed since then is no longer all kept: read the list anew, and begin with after=now.")
+            raise Gone("What changed since then is not all kept: read the list anew, and begin with after=now.")
         told = [self._change(row) for row in found]
         return told, told[-1].position if len(told) == limit else str(here)
 

@@ -2,23 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlmodel import SQLModel
 
-from app.deps import Caller
+from app.deps import Caller, Settings
 from app.engine.history import FULL, POSITION, Change, History
 from app.engine.verbs import Read, Verbs
-from app.errors import Refusal, documented
+from app.errors import Refusal, Unavailable, documented
 from app.extras.history import Limit
 from app.extras.names import called, one
 
 PAUSE = 1.0  # seconds between two looks
 LASTS = 300.0  # seconds that a stream lasts: its reader comes again, and says who they are
+OF_ONE_USER = 32  # streams of one process
+opened: Counter[int] = Counter()  # those of this one, by the user's id
 After = Annotated[
     str, Query(pattern=POSITION, description="Only what came after this `position`; `now`: only what is still to come.")
 ]
@@ -44,9 +47,12 @@ def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel])
         response.headers["Link"] = f'<{request.scope["path"]}?after={position}&limit={limit}>; rel="next"'
         return found
 
-    async def begin(caller: Caller, after: After = "", last_event_id: LastEventId = "") -> tuple[list[Change], str]:
+    async def begin(
+        caller: Caller, settings: Settings, after: After = "", last_event_id: LastEventId = ""
+    ) -> AsyncIterator[tuple[list[Change], str]]:
         # Before the stream begins, so that a refusal has its status.
-        return await history.since(caller, last_event_id or after)
+        with _place(caller.id, settings.concurrent_requests // 2):
+            yield await history.since(caller, last_event_id or after)
 
     @router.get("/changes/stream", response_class=EventSourceResponse, responses=documented(410))
     @called(f"stream_{one(verbs)}_changes")
@@ -70,3 +76,18 @@ def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel])
                 found, position = await history.since(caller, position)
 
     return router
+
+
+@contextmanager
+def _place(user_id: int, most: int) -> Iterator[None]:
+    """For one stream. Each takes the place of a request for minutes, so `most` leave enough for others.
+
+    Raises Unavailable if all are taken, or this user has their share.
+    """
+    if opened.total() >= most or opened[user_id] >= OF_ONE_USER:
+        raise Unavailable("There are too many streams already. Try again in a moment.", retry_after=10)
+    opened[user_id] += 1
+    try:
+        yield
+    finally:
+        opened[user_id] -= 1
