@@ -1,5 +1,6 @@
 """Rows go out as a file and come in again: nothing is lost, and what is wrong is told by its line."""
 
+import asyncio
 import csv
 import io
 import json
@@ -12,9 +13,12 @@ from fastapi.testclient import TestClient
 from sqlmodel import update
 
 from app.engine.files import chunks, writing
+from app.engine.files.layout import Layout
+from app.engine.files.reading import Source
+from app.engine.files.report import Tally
 from app.engine.http import uploads
 from app.engine.sessions import create_session_engine, open_session
-from app.models import User
+from app.models import Item, ItemCreate, ItemRead, User
 from app.settings import Settings
 from tests import asgi
 from tests.conftest import Person, sign_up
@@ -415,6 +419,7 @@ def test_lines_end_as_any_system_ends_them_and_cells_have_lines_of_their_own(ann
     assert report(answer)["errors"][0]["line"] == 6
 
 
+ENDLESS = "It has more than 1048576 letters, or 65536 lines; the rest is not read."
 BAD = {
     "nothing": (b"", ["file"], "It is empty. Its first line must name the columns."),
     "a spreadsheet": (b"PK\x03\x04\0\0", ["file"], "That is no text. Save it as CSV in UTF-8, or name its encoding."),
@@ -430,16 +435,10 @@ BAD = {
     "a quote within": (b'title\n"x"y\n', ["line", 2], "A quotation mark is out of place; the rest is not read."),
     "too few cells": (b"title,description\nx\n", ["line", 2], "It has 1 cells, and the first line has 2."),
     "too many cells": (b"title\nx,y\n", ["line", 2], "It has 2 cells, and the first line has 1."),
-    "a row without an end": (
-        b'title\n"' + b"x\n" * 600_000,
-        ["line", 2],
-        "It has more than 1048576 letters; the rest is not read.",
-    ),
-    "a line without an end": (
-        b"title\n" + b"x" * 1_100_000,
-        ["line", 2],
-        "It has more than 1048576 letters; the rest is not read.",
-    ),
+    "a row without an end": (b'title\n"' + b"x\n" * 600_000, ["line", 2], ENDLESS),
+    "a row of too many lines": (b'title\nx\n"' + b"\n" * 2**16 + b'"\n', ["line", 3], ENDLESS),
+    "too many columns": (",".join(map(str, range(1001))).encode(), ["line", 1], "More than 1000 columns are too many."),
+    "a line without an end": (b"title\n" + b"x" * 1_100_000, ["line", 2], ENDLESS),
     "control characters": (b"title\na\x01b\n", ["line", 2, "title"], "Value error, must not hold control characters"),
 }
 
@@ -448,6 +447,25 @@ BAD = {
 def test_what_is_wrong_with_a_file_is_told_where_it_is(ann: Person, file: bytes, loc: list[Any], message: str):
     assert faults(send(ann, file)) == [(loc, message)]
     assert ann.get("/items").json() == []
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("head", [b"title\nx\n", b"", b'{"title": "x"}\n'])
+def test_others_get_their_turn_while_a_file_has_nothing_but_empty_lines(head: bytes):
+    # It came to a minute of everybody's time.
+    is_csv = not head.startswith(b"{")
+    source = Source(io.BytesIO(head + b"\n" * 200_000 + b"title\n" * (not head)), {"title": str}, is_csv=is_csv)
+    read = chunks.Chunks(source, Layout(Item, ItemRead, ItemCreate), None, lambda _: None).read(Tally())
+
+    async def turns() -> int:
+        reading = asyncio.create_task(anext(read, None))  # type: ignore[arg-type]  # it is an Awaitable
+        number = 0
+        while not reading.done():
+            await asyncio.sleep(0)
+            number += 1
+        return number
+
+    assert asyncio.run(turns()) > 10
 
 
 def test_each_line_of_json_is_told_by_itself(ann: Person):
