@@ -483,7 +483,9 @@ def test_each_line_of_json_is_told_by_itself(ann: Person):
     ]
 
 
-@pytest.mark.parametrize("name", ["nonsense", "idna", "punycode", "unicode_escape", "zlib", "undefined", "%00"])
+@pytest.mark.parametrize(
+    "name", ["nonsense", "idna", "punycode", "unicode_escape", "utf_7", "zlib", "undefined", "%00"]
+)
 def test_that_is_no_encoding(ann: Person, name: str):
     assert faults(send(ann, "title\nx\n", f"encoding={name}")) == [
         (["file", "encoding"], "That is no encoding: try utf-8 or cp1252.")
