@@ -13,9 +13,11 @@ from fastapi.testclient import TestClient
 from sqlmodel import update
 
 from app.engine.files import chunks, writing
+from app.engine.files.faults import BadFile
+from app.engine.files.importing import Import
 from app.engine.files.layout import Layout
 from app.engine.files.reading import Source
-from app.engine.files.report import Tally
+from app.engine.files.report import Tally, import_class
 from app.engine.http import uploads
 from app.engine.sessions import create_session_engine, open_session
 from app.models import Item, ItemCreate, ItemRead, User
@@ -23,6 +25,7 @@ from app.settings import Settings
 from tests import asgi
 from tests.conftest import Person, sign_up
 from tests.kinds import all_tables, app_with_all
+from tests.scratch import Booking, BookingCreate, BookingUpdate, World, awaited, bookings, world_at
 
 HEADER = "id,created_at,updated_at,version,title,description,owner_id"
 NOT_KEPT = ["created_at", "id", "owner_id", "updated_at", "version"]
@@ -75,6 +78,12 @@ def everything(database_url: str, settings: Settings, start: Callable[..., TestC
     """The app with entities of every kind."""
     with all_tables(database_url):
         yield start(app_with_all(settings))
+
+
+@pytest.fixture
+def world(database_url: str) -> Iterator[World]:
+    with world_at(database_url) as world:
+        yield world
 
 
 # Out.
@@ -228,6 +237,21 @@ def test_one_bad_line_and_nothing_is_kept(ann: Person):
 
 
 @pytest.mark.usefixtures("in_small_steps")
+@awaited
+async def test_nobody_waits_for_a_file_that_is_no_good(world: World):
+    begun = list[str]()
+
+    async def begin() -> None:
+        begun.append("the transaction that has the key")
+
+    importer, how = Import(bookings, BookingCreate, BookingUpdate), import_class(Booking, BookingCreate)(format="csv")
+    with pytest.raises(BadFile):
+        await importer.run(world.ann, io.BytesIO(b"room,starts,ends\nBlue,nine,ten\n"), how, begin=begin)
+    assert begun == []
+    await importer.run(world.ann, io.BytesIO(b"room,starts,ends\nBlue,9,10\n"), how, begin=begin)
+    assert begun == ["the transaction that has the key"]
+
+
 def test_those_that_are_good_are_kept_if_that_is_asked_for(ann: Person):
     answer = send(ann, "title,description\none,\n ,\ntwo,\nthree,\x07\n\nfour\nfive,\n", "mode=good")
     assert counts(answer) == [3, 0, 0, 3]
