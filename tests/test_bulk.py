@@ -507,6 +507,18 @@ def test_what_is_wrong_everywhere_is_told_in_short_and_soon(ann: Person):
     assert [(each["loc"], each["type"]) for each in answer.json()["detail"]] == [(["body"], "too_many")]
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("part", ["[],", '{"x":1},'])
+def test_a_body_of_too_many_parts_is_refused_before_it_is_read(ann: Person, part: str):
+    # Five seconds of everybody's time, if there are as many as there is room for.
+    content = f'[{{"title": [{part * 2**18}0]}}]'
+    answer = ann.client.post(
+        "/api/v1/items/bulk", content=content, headers={**(ann.headers or {}), "Content-Type": "application/json"}
+    )
+    told = "More than 262144 opening brackets are too many. Send it in parts."
+    assert [each["msg"] for each in answer.json()["detail"]] == [told]
+
+
 def test_a_bulk_may_be_as_large_as_ten_thousand_rows_are(ann: Person):
     row = {"title": "x" * 255, "description": "y" * 1000}
     assert len(json.dumps([row] * 10_000)) < 2**24

@@ -1,5 +1,6 @@
 """Rows go out as a file and come in again: nothing is lost, and what is wrong is told by its line."""
 
+import asyncio
 import csv
 import io
 import json
@@ -12,13 +13,19 @@ from fastapi.testclient import TestClient
 from sqlmodel import update
 
 from app.engine.files import chunks, writing
+from app.engine.files.faults import BadFile
+from app.engine.files.importing import Import
+from app.engine.files.layout import Layout
+from app.engine.files.reading import Source
+from app.engine.files.report import Tally, import_class
 from app.engine.http import uploads
 from app.engine.sessions import create_session_engine, open_session
-from app.models import User
+from app.models import Item, ItemCreate, ItemRead, User
 from app.settings import Settings
 from tests import asgi
 from tests.conftest import Person, sign_up
 from tests.kinds import all_tables, app_with_all
+from tests.scratch import Booking, BookingCreate, BookingUpdate, World, awaited, bookings, world_at
 
 HEADER = "id,created_at,updated_at,version,title,description,owner_id"
 NOT_KEPT = ["created_at", "id", "owner_id", "updated_at", "version"]
@@ -71,6 +78,12 @@ def everything(database_url: str, settings: Settings, start: Callable[..., TestC
     """The app with entities of every kind."""
     with all_tables(database_url):
         yield start(app_with_all(settings))
+
+
+@pytest.fixture
+def world(database_url: str) -> Iterator[World]:
+    with world_at(database_url) as world:
+        yield world
 
 
 # Out.
@@ -224,6 +237,21 @@ def test_one_bad_line_and_nothing_is_kept(ann: Person):
 
 
 @pytest.mark.usefixtures("in_small_steps")
+@awaited
+async def test_nobody_waits_for_a_file_that_is_no_good(world: World):
+    begun = list[str]()
+
+    async def begin() -> None:
+        begun.append("the transaction that has the key")
+
+    importer, how = Import(bookings, BookingCreate, BookingUpdate), import_class(Booking, BookingCreate)(format="csv")
+    with pytest.raises(BadFile):
+        await importer.run(world.ann, io.BytesIO(b"room,starts,ends\nBlue,nine,ten\n"), how, begin=begin)
+    assert begun == []
+    await importer.run(world.ann, io.BytesIO(b"room,starts,ends\nBlue,9,10\n"), how, begin=begin)
+    assert begun == ["the transaction that has the key"]
+
+
 def test_those_that_are_good_are_kept_if_that_is_asked_for(ann: Person):
     answer = send(ann, "title,description\none,\n ,\ntwo,\nthree,\x07\n\nfour\nfive,\n", "mode=good")
     assert counts(answer) == [3, 0, 0, 3]
@@ -415,6 +443,7 @@ def test_lines_end_as_any_system_ends_them_and_cells_have_lines_of_their_own(ann
     assert report(answer)["errors"][0]["line"] == 6
 
 
+ENDLESS = "It has more than 1048576 letters, or 65536 lines; the rest is not read."
 BAD = {
     "nothing": (b"", ["file"], "It is empty. Its first line must name the columns."),
     "a spreadsheet": (b"PK\x03\x04\0\0", ["file"], "That is no text. Save it as CSV in UTF-8, or name its encoding."),
@@ -430,16 +459,10 @@ BAD = {
     "a quote within": (b'title\n"x"y\n', ["line", 2], "A quotation mark is out of place; the rest is not read."),
     "too few cells": (b"title,description\nx\n", ["line", 2], "It has 1 cells, and the first line has 2."),
     "too many cells": (b"title\nx,y\n", ["line", 2], "It has 2 cells, and the first line has 1."),
-    "a row without an end": (
-        b'title\n"' + b"x\n" * 600_000,
-        ["line", 2],
-        "It has more than 1048576 letters; the rest is not read.",
-    ),
-    "a line without an end": (
-        b"title\n" + b"x" * 1_100_000,
-        ["line", 2],
-        "It has more than 1048576 letters; the rest is not read.",
-    ),
+    "a row without an end": (b'title\n"' + b"x\n" * 600_000, ["line", 2], ENDLESS),
+    "a row of too many lines": (b'title\nx\n"' + b"\n" * 2**16 + b'"\n', ["line", 3], ENDLESS),
+    "too many columns": (",".join(map(str, range(1001))).encode(), ["line", 1], "More than 1000 columns are too many."),
+    "a line without an end": (b"title\n" + b"x" * 1_100_000, ["line", 2], ENDLESS),
     "control characters": (b"title\na\x01b\n", ["line", 2, "title"], "Value error, must not hold control characters"),
 }
 
@@ -448,6 +471,25 @@ BAD = {
 def test_what_is_wrong_with_a_file_is_told_where_it_is(ann: Person, file: bytes, loc: list[Any], message: str):
     assert faults(send(ann, file)) == [(loc, message)]
     assert ann.get("/items").json() == []
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("head", [b"title\nx\n", b"", b'{"title": "x"}\n'])
+def test_others_get_their_turn_while_a_file_has_nothing_but_empty_lines(head: bytes):
+    # It came to a minute of everybody's time.
+    is_csv = not head.startswith(b"{")
+    source = Source(io.BytesIO(head + b"\n" * 200_000 + b"title\n" * (not head)), {"title": str}, is_csv=is_csv)
+    read = chunks.Chunks(source, Layout(Item, ItemRead, ItemCreate), None, lambda _: None).read(Tally())
+
+    async def turns() -> int:
+        reading = asyncio.create_task(anext(read, None))  # type: ignore[arg-type]  # it is an Awaitable
+        number = 0
+        while not reading.done():
+            await asyncio.sleep(0)
+            number += 1
+        return number
+
+    assert asyncio.run(turns()) > 10
 
 
 def test_each_line_of_json_is_told_by_itself(ann: Person):
@@ -465,7 +507,9 @@ def test_each_line_of_json_is_told_by_itself(ann: Person):
     ]
 
 
-@pytest.mark.parametrize("name", ["nonsense", "idna", "punycode", "unicode_escape", "zlib", "undefined", "%00"])
+@pytest.mark.parametrize(
+    "name", ["nonsense", "idna", "punycode", "unicode_escape", "utf_7", "zlib", "undefined", "%00"]
+)
 def test_that_is_no_encoding(ann: Person, name: str):
     assert faults(send(ann, "title\nx\n", f"encoding={name}")) == [
         (["file", "encoding"], "That is no encoding: try utf-8 or cp1252.")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,19 @@ async def test_the_servers_limits_are_told_and_leave_a_pool_that_works(
     assert str(refused.value) == sentence
     await bookings.create(world.ann, booking(2))
     assert [row.starts for row in await bookings.page(world.ann)] == [2]
+
+
+@awaited
+async def test_a_transaction_that_is_given_more_time_may_do_something_else_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    postgres = pytest.importorskip("app.engine.postgres")
+    monkeypatch.setattr(postgres, "SERVER_SETTINGS", "-c TimeZone=UTC -c idle_in_transaction_session_timeout=200ms")
+    await world.db.close()
+    async with world.ann.db.transaction(limit=60) as db:
+        await asyncio.sleep(0.6)
+        await bookings.create(replace(world.ann, db=db), booking(1))
+    assert [row.starts for row in await bookings.page(world.ann)] == [1]
 
 
 @awaited

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -58,9 +59,11 @@ class Postgres:
         connection = await self._take()
         try:
             await connection.command("BEGIN")
-            transaction = Transaction(DIALECT, connection.run, connection.command)
-            async with hold(transaction, limit, commit=connection.commit, rollback=connection.rollback) as db:
-                yield db
+            if limit:  # what takes its time may read a file meanwhile
+                await connection.command(f"SET LOCAL idle_in_transaction_session_timeout = '{limit:.0f}s'")
+            begun = Transaction(DIALECT, connection.run, connection.command)
+            async with hold(begun, limit, commit=partial(connection.command, "COMMIT"), rollback=connection.rollback):
+                yield begun
         finally:
             self._give_back(connection)
 
@@ -152,9 +155,6 @@ class Connection:
             await self._result()
         except psycopg.Error as error:
             raise explain(error) or _without_row(error) from None
-
-    async def commit(self) -> None:
-        await self.command("COMMIT")
 
     async def rollback(self) -> None:
         """Undo what is open. A query under way, or no answer: the connection is given up, which undoes it as well."""

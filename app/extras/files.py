@@ -65,11 +65,10 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
         await verbs.page(caller, limit=0)  # whoever is nobody any more shall not send gigabytes
         with spooled() as file:
             await spool(request, settings.max_import_size, file)
-            if how.mode == "all" and not how.dry_run:
-                await begin_now(request.scope, partial(caller.db.transaction, limit=LIMIT))
-            else:
+            if how.mode == "good" or how.dry_run:
                 refuse_key(request.scope)  # what is kept bit by bit, or not at all, has no one answer
-            return await importer.run(caller, file, how)
+            begin = partial(begin_now, request.scope, partial(caller.db.transaction, limit=LIMIT))
+            return await importer.run(caller, file, how, begin=begin)
 
     return router
 

@@ -1,6 +1,7 @@
 """A file's rows, some hundred at a time, validated, while others get their turn."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
 
@@ -12,7 +13,7 @@ from app.engine.files.reading import Record, Source
 from app.engine.files.report import Tally
 
 CHUNK = 50  # rows: with more of them alive at once, Python would look through all there is for garbage
-SLICE = 10  # rows, which take some tenths of a millisecond
+SLICE = 0.0005  # seconds, and others get their turn: a row may have a letter or a million
 Progress = Callable[[int], object]  # told how many bytes of the file are read
 
 
@@ -25,11 +26,12 @@ class Chunks:
 
     async def read(self, tally: Tally) -> AsyncGenerator[list[Valid], None]:
         """All that can be written; the rest `tally` is told."""
-        chunk, keys, number = list[Valid](), set[object](), 0
+        chunk, keys, until = list[Valid](), set[object](), 0.0
         with closing(self._source.rows()) as rows:
-            for number, row in enumerate(rows, 1):
-                if number % SLICE == 0:
+            for row in rows:
+                if time.perf_counter() > until:
                     await asyncio.sleep(0)
+                    until = time.perf_counter() + SLICE
                 valid = self._validated(row, tally)
                 if valid is None:
                     continue
@@ -44,9 +46,10 @@ class Chunks:
             yield chunk
         self._progress(self._source.position)
 
-    def _validated(self, row: Record | Fault, tally: Tally) -> Valid | None:
-        if isinstance(row, Fault):
-            tally.fail(row)
+    def _validated(self, row: Record | Fault | None, tally: Tally) -> Valid | None:
+        if not isinstance(row, Record):
+            if row:
+                tally.fail(row)
             return None
         self.ignored |= self._layout.ignored & row.values.keys()
         valid = self._layout.validate(row)

@@ -16,7 +16,7 @@ GUESSED += ["cp932", "gb18030", "big5", "cp949"]
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
 MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # which UTF-32's begin with
 # Python has them among its encodings, but no file is in them; some take time that grows with the square.
-NO_ENCODINGS = ("idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
+NO_ENCODINGS = ("idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7")
 SEPARATORS = (",", ";", "\t", "|")
 
 

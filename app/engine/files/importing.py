@@ -1,6 +1,7 @@
 """A file's rows as rows of a table: all or none of them, or those that are good, and a report of the rest."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import BinaryIO, Generic
@@ -21,16 +22,27 @@ from app.errors import Refusal
 LIMIT = 3600.0  # seconds that a file may take
 
 
+async def nothing() -> None:
+    """For who has nothing to begin."""
+
+
 class Import(Generic[Read]):
     """Of files into the table of `verbs`. `create` and `update` are what a client may send for one row."""
 
     def __init__(self, verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -> None:
         self._verbs, self._create, self._upsert = verbs, create, Upsert(verbs, update)
 
-    async def run(self, caller: Caller, file: BinaryIO, asked: Asked, progress: Progress = lambda _: None) -> Report:
+    async def run(
+        self,
+        caller: Caller,
+        file: BinaryIO,
+        asked: Asked,
+        progress: Progress = lambda _: None,
+        begin: Callable[[], Awaitable[None]] = nothing,
+    ) -> Report:
         """Write the rows of `file` as `caller`. Raises BadFile and keeps nothing, unless `asked` for what is good.
 
-        While all of them are written at once, nobody else can write to SQLite.
+        While all of them are written at once, nobody else can write to SQLite. `begin` is called before that.
         """
         caller = await self._verbs.standing.recognise(caller)
         is_csv = asked.format == "csv"
@@ -42,6 +54,9 @@ class Import(Generic[Read]):
         if is_csv:
             layout.check(source.header, whose)
         chunks = Chunks(source, layout, asked.on, progress)
+        if asked.mode == "all" and not asked.dry_run:
+            await _validate(chunks)
+            await begin()
         tally = await self._write(caller, chunks, asked)
         return Report(
             **tally.told(),
@@ -61,8 +76,6 @@ class Import(Generic[Read]):
     async def _write(self, caller: Caller, chunks: Chunks, asked: Asked) -> Tally:
         if asked.mode == "good" and not asked.dry_run:
             return await self._write_good(caller, chunks, asked.on)
-        if not asked.dry_run:
-            await _validate(chunks)
         return await self._write_all(caller, chunks, asked)
 
     async def _write_good(self, caller: Caller, chunks: Chunks, on: str | None) -> Tally:

@@ -12,7 +12,8 @@ from app.engine.files.detection import encoding_of, separator_of
 from app.engine.files.faults import BadFile, Fault
 
 LONGEST = 2**20  # letters of a row
-MOST_KEYS = 1000  # of a JSON object: each that is unknown costs an error
+MOST_LINES = 2**16  # of a row, each of which takes a moment
+MOST_COLUMNS = 1000  # or keys of a JSON object: each that is unknown costs an error
 ABSENT = object()
 
 csv.field_size_limit(LONGEST)  # Python's own is an eighth of it; both are for the whole process
@@ -47,8 +48,11 @@ class Source:
         """How many bytes of it are read, for now."""
         return self._file.tell()
 
-    def rows(self) -> Generator[Record | Fault, None, None]:
-        """Every row, or what is wrong with it. After a fault that nothing can be read behind there is no more."""
+    def rows(self) -> Generator[Record | Fault | None, None, None]:
+        """Every row, or what is wrong with it. After a fault that nothing can be read behind there is no more.
+
+        None for a line without anything: there may be millions of them, and others shall get their turn meanwhile.
+        """
         with self._opened() as text:
             yield from self._records(text) if self._is_csv else _objects(text)
 
@@ -65,17 +69,22 @@ class Source:
     def _read_header(self) -> list[str]:
         with self._opened() as text:
             for row in _rows(text, self.separator):
+                if row is None:
+                    continue
                 if isinstance(row, Fault):
                     raise BadFile(row)
+                if len(row[1]) > MOST_COLUMNS:
+                    raise BadFile(Fault(row[0], None, f"More than {MOST_COLUMNS} columns are too many.", "too_many"))
                 return [name.strip().removeprefix("\ufeff") for name in row[1]]
         raise BadFile(Fault(None, None, "It is empty. Its first line must name the columns.", "no_header"))
 
-    def _records(self, text: io.TextIOWrapper) -> Iterator[Record | Fault]:
-        rows = _rows(text, self.separator)
-        next(rows)  # the header
-        for row in rows:
-            if isinstance(row, Fault):
+    def _records(self, text: io.TextIOWrapper) -> Iterator[Record | Fault | None]:
+        is_header = True
+        for row in _rows(text, self.separator):
+            if row is None or isinstance(row, Fault):
                 yield row
+            elif is_header:
+                is_header = False
             elif len(row[1]) != len(self.header):
                 said = f"It has {len(row[1])} cells, and the first line has {len(self.header)}."
                 yield Fault(row[0], None, said, "ragged")
@@ -99,7 +108,7 @@ class TooLong(Exception):
 
 
 class Lines:
-    """The lines of a text. Raises TooLong for a row of more than LONGEST letters."""
+    """The lines of a text. Raises TooLong for a row of more than LONGEST letters or MOST_LINES lines."""
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text
@@ -115,7 +124,7 @@ class Lines:
             raise StopIteration
         self._read += 1
         self._size += len(line)
-        if self._size > LONGEST:
+        if self._size > LONGEST or self._read - self.row >= MOST_LINES:
             raise TooLong
         return line
 
@@ -123,17 +132,17 @@ class Lines:
         self.row, self._size = self._read + 1, 0
 
     def too_long(self) -> Fault:
-        return Fault(self.row, None, f"It has more than {LONGEST} letters; the rest is not read.", "too_long")
+        said = f"It has more than {LONGEST} letters, or {MOST_LINES} lines; the rest is not read."
+        return Fault(self.row, None, said, "too_long")
 
 
-def _rows(text: io.TextIOWrapper, separator: str) -> Iterator[tuple[int, list[str]] | Fault]:
-    """The cells of each row that is not empty, and the number of its line."""
+def _rows(text: io.TextIOWrapper, separator: str) -> Iterator[tuple[int, list[str]] | Fault | None]:
+    """The cells of each row, and the number of its line; None if it is empty."""
     lines = Lines(text)
     reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
         for cells in reader:
-            if cells:
-                yield lines.row, cells
+            yield (lines.row, cells) if cells else None
             lines.next_row()
     except csv.Error as error:
         is_open = "unexpected end" in str(error)
@@ -143,12 +152,11 @@ def _rows(text: io.TextIOWrapper, separator: str) -> Iterator[tuple[int, list[st
         yield lines.too_long()
 
 
-def _objects(text: io.TextIOWrapper) -> Iterator[Record | Fault]:
+def _objects(text: io.TextIOWrapper) -> Iterator[Record | Fault | None]:
     lines = Lines(text)
     try:
         for line in lines:
-            if line.strip():
-                yield _object(lines.row, line)
+            yield _object(lines.row, line) if line.strip() else None
             lines.next_row()
     except TooLong:
         yield lines.too_long()
@@ -161,6 +169,6 @@ def _object(number: int, line: str) -> Record | Fault:
         return Fault(number, None, "That is no JSON, or too deep.", "json_invalid")
     if not isinstance(values, dict):
         return Fault(number, None, "That is no JSON object.", "json_invalid")
-    if len(values) > MOST_KEYS:
-        return Fault(number, None, f"More than {MOST_KEYS} keys are too many.", "too_many")
+    if len(values) > MOST_COLUMNS:
+        return Fault(number, None, f"More than {MOST_COLUMNS} keys are too many.", "too_many")
     return Record(number, values)
