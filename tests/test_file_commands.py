@@ -1,6 +1,7 @@
 """Files by the command line: what stands in one database stands in another afterwards."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,23 @@ def test_a_file_goes_in_as_somebody_and_out_as_the_application_and_in_again(run:
     again = run("import", "items", out, "--on", "id")
     assert again.stdout == "0 created, 0 changed, 2 unchanged, 0 failed.\n"
     assert run("export", "items", "--as", "bob").stdout.count("\n") == 1
+
+
+@pytest.mark.once
+def test_what_is_no_file_is_written_to_and_not_replaced(run: Run, tmp_path: Path):
+    pipe, link, behind = tmp_path / "pipe", tmp_path / "link", tmp_path / "behind.csv"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    assert run("export", "items", "--to", pipe).returncode == 0
+    assert os.read(reader, 3) == b"id,"
+    os.close(reader)
+    behind.write_text("old")
+    link.symlink_to(behind)
+    assert run("export", "items", "--to", link).returncode == 0
+    assert (pipe.is_fifo(), link.is_symlink(), behind.read_text()[:3]) == (True, True, "id,")
+    for nowhere, why in ((tmp_path, "Is a directory"), (tmp_path / "x" / "y.csv", "No such file or directory")):
+        refused = run("export", "items", "--to", nowhere)
+        assert (refused.returncode, refused.stderr.strip()) == (1, f"{nowhere} cannot be written: {why}.")
 
 
 @pytest.mark.once

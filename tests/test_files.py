@@ -20,6 +20,7 @@ from app.engine.files.reading import Source
 from app.engine.files.report import Tally, import_class
 from app.engine.http import uploads
 from app.engine.sessions import create_session_engine, open_session
+from app.extras import files
 from app.models import Item, ItemCreate, ItemRead, User
 from app.settings import Settings
 from tests import asgi
@@ -180,6 +181,35 @@ def test_whoever_is_shut_out_meanwhile_gets_no_further_page_and_no_proper_end(an
         ann.client.portal.call(ann.client.app, scope, asgi.whole(b""), take)  # type: ignore[union-attr]
     body = b"".join(message.get("body", b"") for message in sent)
     assert (b"item 2" in body, b"item 3" in body, sent[-1]["more_body"]) == (True, False, True)
+
+
+def test_whoever_reads_slowly_holds_none_of_the_places_of_other_requests(ann: Person):
+    headers = [(b"authorization", (ann.headers or {})["Authorization"].encode())]
+    statuses: list[int] = []
+
+    async def read_slowly() -> None:
+        all_wait, go_on = asyncio.Event(), asyncio.Event()
+
+        async def take(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+                if len(statuses) == files.AT_ONCE:
+                    all_wait.set()
+            if len(statuses) <= files.AT_ONCE:
+                await go_on.wait()
+
+        async def export() -> None:
+            await ann.client.app(asgi.scope("GET", "/api/v1/items/export", headers), asgi.whole(b""), take)
+
+        slow = [asyncio.create_task(export()) for _ in range(files.AT_ONCE)]
+        await all_wait.wait()
+        await export()
+        go_on.set()
+        await asyncio.gather(*slow)
+        await export()
+
+    ann.client.portal.call(read_slowly)  # type: ignore[union-attr]
+    assert statuses == [200] * files.AT_ONCE + [503, 200]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum", "\t=1", "\uff1d1", "'=1", "''", "'", ""])

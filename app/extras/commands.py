@@ -19,7 +19,7 @@ from app.engine.files.faults import Fault
 from app.engine.files.importing import Import
 from app.engine.files.report import Report, import_class
 from app.engine.files.writing import Export, export_class
-from app.errors import Missing
+from app.errors import CannotStart, Missing
 from app.extras import registered
 
 
@@ -74,13 +74,19 @@ def _written(to: Path | None) -> Iterator[BinaryIO]:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
         return
-    draft = to.with_name(f".{to.name}.part")
+    place = to.resolve()  # a link stays one
+    # What is there and no file, as a pipe or /dev/null, is written to, and not replaced.
+    draft = place if place.exists() and not place.is_file() else place.with_name(f".{place.name}.part")
     try:
         with draft.open("wb") as file:
             yield file
-        draft.replace(to)
+        if draft != place:
+            draft.replace(place)
+    except OSError as error:
+        raise CannotStart(f"{to} cannot be written: {error.strerror}.") from None
     finally:
-        draft.unlink(missing_ok=True)
+        if draft != place:
+            draft.unlink(missing_ok=True)
 
 
 @contextmanager

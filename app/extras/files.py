@@ -18,8 +18,11 @@ from app.engine.http.idempotency import IDEMPOTENT_LATER, begin_now, refuse_key
 from app.engine.http.queries import Options
 from app.engine.http.uploads import charset_of, format_of, spool, spooled, takes_file
 from app.engine.verbs import Read, Verbs
+from app.errors import Unavailable
 from app.extras.names import called, many
 
+AT_ONCE = 16  # files that one process sends: who reads slowly shall hold no place of others
+sending = 0
 FILE = {"type": "string", "format": "binary"}
 MEDIA = ("text/csv", "application/x-ndjson")
 BODY = {"required": True, "content": {media: {"schema": FILE} for media in MEDIA}}
@@ -39,7 +42,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
         responses={200: {"content": {media: {"schema": FILE} for media in MEDIA}}},
     )
     @called(f"export_{rows}")
-    async def export_rows(request: Request, caller: Caller, asked: asked_of) -> Response:
+    async def export_rows(request: Request, caller: Caller, asked: asked_of, _place: Place) -> Response:
         """All the rows that the list would show, as a file. It is sent while it is read, so it may have any length."""
         pieces = await export.begin(caller, asked)
         name = f"{rows}-{datetime.now(UTC):%Y-%m-%d}.{asked.format_}"
@@ -71,6 +74,21 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
             return await importer.run(caller, file, how, begin=begin)
 
     return router
+
+
+async def a_place() -> AsyncIterator[None]:
+    """One of AT_ONCE, until all of the answer is sent. Raises Unavailable if all are taken."""
+    global sending  # of the process: so are its places for requests
+    if sending >= AT_ONCE:
+        raise Unavailable(f"{AT_ONCE} files are being sent already. Try again in a moment.", retry_after=10)
+    sending += 1
+    try:
+        yield
+    finally:
+        sending -= 1
+
+
+Place = Annotated[None, Depends(a_place)]
 
 
 async def nothing() -> AsyncIterator[bytes]:
