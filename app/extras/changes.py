@@ -13,10 +13,11 @@ from sqlmodel import SQLModel
 from app.deps import Caller
 from app.engine.history import FULL, POSITION, Change, History
 from app.engine.verbs import Read, Verbs
-from app.errors import Refusal, documented
+from app.errors import Refusal, Unavailable, documented
 from app.extras.history import Limit
 from app.extras.names import called, one
 
+STREAMS = 256  # at once, of each process: each takes a request's place for minutes
 PAUSE = 1.0  # seconds between two looks
 LASTS = 300.0  # seconds that a stream lasts: its reader comes again, and says who they are
 After = Annotated[
@@ -25,6 +26,8 @@ After = Annotated[
 LastEventId = Annotated[
     str, Header(alias="Last-Event-ID", pattern=POSITION, description="The position of the last event that came.")
 ]
+
+places = asyncio.Semaphore(STREAMS)
 
 
 def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel]) -> APIRouter:
@@ -44,9 +47,14 @@ def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel])
         response.headers["Link"] = f'<{request.scope["path"]}?after={position}&limit={limit}>; rel="next"'
         return found
 
-    async def begin(caller: Caller, after: After = "", last_event_id: LastEventId = "") -> tuple[list[Change], str]:
+    async def begin(
+        caller: Caller, after: After = "", last_event_id: LastEventId = ""
+    ) -> AsyncIterator[tuple[list[Change], str]]:
         # Before the stream begins, so that a refusal has its status.
-        return await history.since(caller, last_event_id or after)
+        if places.locked():
+            raise Unavailable("Too many streams at once. Ask without /stream, now and then.", retry_after=60)
+        async with places:
+            yield await history.since(caller, last_event_id or after)
 
     @router.get("/changes/stream", response_class=EventSourceResponse, responses=documented(410))
     @called(f"stream_{one(verbs)}_changes")
