@@ -568,10 +568,10 @@ def test_a_file_holds_and_changes_only_what_its_reader_sees(world: World, kind: 
         assert world.ask(owner, "GET", at(kind, row)).json() == row
 
 
-# What was.
+# What became of it.
 
 
-def test_the_past_of_a_row_is_told_with_who_did_what_also_when_it_is_gone(world: World, kind: Kind, owner: Person):
+def test_the_past_of_a_row_tells_each_change_and_who_made_it(world: World, kind: Kind, owner: Person):
     row = world.row(kind)
     changed = world.ask(world.root, "PATCH", at(kind, row), world.body(kind)).json()
     by_bob = [world.ask(world.bob, "GET", f"{at(kind, row)}/history{asked}") for asked in ("", "?before=99999999")]
@@ -579,7 +579,7 @@ def test_the_past_of_a_row_is_told_with_who_did_what_also_when_it_is_gone(world:
     by_bob += [world.ask(world.bob, "GET", f"{at(kind, row)}/history")]
     if not is_shared(kind):
         by_bob += [world.ask(world.bob, "POST", f"{at(kind, row)}/restore")]
-    reader = world.root if is_members(world, kind) else owner  # whoever was in the team is in none any more
+    reader = world.root if is_a_teams(kind) else owner  # whoever was in the team is in none any more
     told = world.ask(reader, "GET", f"{at(kind, row)}/history").json()
     assert [(each["action"], each["row"]) for each in told] == [
         *(("deleted", changed), ("changed", changed), ("created", row))
@@ -591,14 +591,14 @@ def test_the_past_of_a_row_is_told_with_who_did_what_also_when_it_is_gone(world:
     assert {answer.status_code for answer in by_bob} == {200 if is_shared(kind) else hidden}
 
 
-def is_members(world: World, kind: Kind) -> bool:
+def is_a_teams(kind: Kind) -> bool:
     """Whether it is what teams are made of."""
     return kind.access is Access.TEAM and (kind.entity.__team__ == "id" or str(kind) == kind.entity.__members__)
 
 
 def test_a_deleted_row_comes_back_as_it_was(world: World, kind: Kind, owner: Person):
     row = world.row(kind)
-    who = world.root if is_members(world, kind) else owner
+    who = world.root if is_a_teams(kind) else owner
     assert world.ask(who, "POST", f"{at(kind, row)}/restore").status_code == 409
     world.ask(who, "DELETE", at(kind, row))
     answer = world.ask(who, "POST", f"{at(kind, row)}/restore")
@@ -612,7 +612,7 @@ def test_a_deleted_row_comes_back_as_it_was(world: World, kind: Kind, owner: Per
 
 
 @pytest.mark.promise("I03", "I04")
-def test_what_has_changed_since_is_told_to_who_sees_the_row_and_to_nobody_else(world: World, kind: Kind, owner: Person):
+def test_what_changed_since_is_told_to_those_who_see_it_and_to_nobody_else(world: World, kind: Kind, owner: Person):
     readers = [owner, world.root] + [world.bob] * (kind.access is not Access.RESTRICTED)
     asked = [world.ask(reader, "GET", f"{kind.path}/changes?after=now") for reader in readers]
     row = world.row(kind)

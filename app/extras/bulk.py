@@ -41,7 +41,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
 
     @router.post(
         "/bulk",
-        summary=f"Create many {words}",
+        summary=f"Create Many {words.title()}",
         status_code=201,
         response_model=answered,
         max_body_size=MAX_BODY_SIZE,
@@ -55,7 +55,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
 
     @router.patch(
         "/bulk",
-        summary=f"Change many {words}",
+        summary=f"Change Many {words.title()}",
         response_model=answered,
         max_body_size=MAX_BODY_SIZE,
         openapi_extra=IDEMPOTENT,
@@ -68,7 +68,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
 
     @router.post(
         "/bulk/delete",
-        summary=f"Delete many {words}",
+        summary=f"Delete Many {words.title()}",
         status_code=204,
         max_body_size=MAX_BODY_SIZE,
         openapi_extra=IDEMPOTENT,

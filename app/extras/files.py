@@ -34,7 +34,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
 
     @router.get(
         "/export",
-        summary=f"Export {words}",
+        summary=f"Export {words.title()}",
         response_class=Response,
         responses={200: {"content": {media: {"schema": FILE} for media in MEDIA}}},
     )
@@ -52,7 +52,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
     importer = Import(verbs, create, update)
     how_to = Annotated[HowToImport, Depends(Options(import_class(verbs.entity, create)))]
 
-    @router.post("/import", summary=f"Import {words}", openapi_extra={"requestBody": BODY, **IDEMPOTENT_LATER})
+    @router.post("/import", summary=f"Import {words.title()}", openapi_extra={"requestBody": BODY, **IDEMPOTENT_LATER})
     @takes_file
     @called(f"import_{rows}")
     async def import_rows(request: Request, caller: Caller, settings: Settings, how: how_to) -> Report:
