@@ -151,6 +151,15 @@ async def test_who_sees_little_of_what_happens_goes_on_behind_it(world: World, m
     assert (ids(seen), len(positions)) == ([mine.id], 3)
 
 
+@pytest.mark.skipif(bool(POSTGRES), reason="PostgreSQL has another plan for a table of a few rows")
+@awaited
+async def test_a_look_at_the_feed_costs_no_more_when_the_past_is_long(world: World):
+    asked = items._statement("since", "user", ()).on(world.db.dialect).sql
+    plan = world.db._reader.execute(f"EXPLAIN QUERY PLAN {asked}", [1] * asked.count("?"))
+    found, *_ = [row[3] for row in plan if "changes" in row[3]]
+    assert "ix_changes_transaction_id_id (transaction_id>? AND transaction_id<?)" in found
+
+
 # Exactly once.
 
 
