@@ -110,7 +110,7 @@ def routes(entity: Any, new: Any, changed: Any, shown: Any) -> APIRouter:
 ROUTED = [
     (office.Company, office.CompanyCreate, office.CompanyUpdate, office.CompanyRead),
     (office.Project, office.ProjectCreate, office.ProjectUpdate, office.ProjectRead),
-    (office.Labeling, office.LabelingCreate, office.LabelingUpdate, office.LabelingRead),
+    (office.Pairing, office.PairingCreate, office.PairingUpdate, office.PairingRead),
     (office.Team, office.TeamCreate, office.TeamUpdate, office.TeamRead),
     (office.Membership, office.MembershipCreate, MembershipUpdate, office.MembershipRead),
     (office.Meeting, office.MeetingCreate, office.MeetingUpdate, office.MeetingRead),

@@ -85,7 +85,7 @@ class Project(Entity, ProjectRead, table=True):
     __table_args__ = (Index(None, "owner_id", "id"), {"sqlite_autoincrement": True})
 
 
-class LabelingBase(SQLModel):
+class PairingBase(SQLModel):
     project_id: Ref = Field(
         foreign_key="scratch_projects.id",
         ondelete="CASCADE",
@@ -102,24 +102,24 @@ class LabelingBase(SQLModel):
     )
 
 
-class LabelingCreate(Closed, LabelingBase):
+class PairingCreate(Closed, PairingBase):
     pass
 
 
-class LabelingUpdate(Partial, LabelingBase):
+class PairingUpdate(Partial, PairingBase):
     pass
 
 
-class LabelingRead(LabelingBase, Row):
+class PairingRead(PairingBase, Row):
     owner_id: int = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BigId)
 
 
-class Labeling(Entity, LabelingRead, table=True):
+class Pairing(Entity, PairingRead, table=True):
     """Many projects, many companies; each pair once."""
 
     __tablename__ = "scratch_pairings"
     __table_args__ = (
-        UniqueConstraint(*references(LabelingBase)),
+        UniqueConstraint(*references(PairingBase)),
         Index(None, "owner_id", "id"),
         {"sqlite_autoincrement": True},
     )
@@ -206,7 +206,7 @@ class Meeting(Entity, MeetingRead, table=True):
     __conflicts__ = (Conflict(overlap, "That room is taken at that time."),)
 
 
-TABLES = [entity.__table__ for entity in (Company, Project, Labeling, Team, Membership, Meeting)]
-companies, projects, labelings = verbs(Company, CompanyRead), verbs(Project, ProjectRead), verbs(Labeling, LabelingRead)
+TABLES = [entity.__table__ for entity in (Company, Project, Pairing, Team, Membership, Meeting)]
+companies, projects, pairings = verbs(Company, CompanyRead), verbs(Project, ProjectRead), verbs(Pairing, PairingRead)
 teams, memberships = verbs(Team, TeamRead), verbs(Membership, MembershipRead)
 meetings = verbs(Meeting, MeetingRead)

@@ -37,15 +37,15 @@ from tests import bodies, office, samples
 from tests.conftest import POSTGRES, Person, sign_up
 from tests.office import (
     CompanyCreate,
-    LabelingCreate,
     MeetingCreate,
     MembershipCreate,
+    PairingCreate,
     ProjectCreate,
     TeamCreate,
     companies,
-    labelings,
     meetings,
     memberships,
+    pairings,
     projects,
     teams,
 )
@@ -141,7 +141,7 @@ async def test_what_the_database_takes_along_or_sets_free_is_recorded(world: Wor
     label = await companies.create(world.ann, CompanyCreate(name="Acme"))
     whole = await projects.create(world.ann, ProjectCreate(title="whole"))
     part = await projects.create(world.ann, ProjectCreate(title="part", part_of_id=whole.id))
-    labeled = await labelings.create(world.ann, LabelingCreate(project_id=whole.id, company_id=label.id))
+    labeled = await pairings.create(world.ann, PairingCreate(project_id=whole.id, company_id=label.id))
     await projects.delete(world.ann, whole.id)
     of_projects = [row for row in await recorded(world.ann, "scratch_projects") if row["action"] != "created"]
     taken, *_ = reversed(await recorded(world.ann, "scratch_pairings"))

@@ -29,7 +29,7 @@ from tests.office import (
     TABLES,
     Company,
     CompanyCreate,
-    Labeling,
+    Pairing,
     Project,
     ProjectCreate,
     ProjectRead,
@@ -268,11 +268,11 @@ def test_what_a_list_cannot_do_is_told_at_the_start(name: str, kind: Any, more: 
 def test_what_is_declared_for_filters_or_sorting_has_an_index_that_begins_with_whose_the_rows_are():
     found = {
         entity: {tuple(index.columns.keys()) for index in entity.__table__.indexes}
-        for entity in (Project, Company, Labeling, Item, User)
+        for entity in (Project, Company, Pairing, Item, User)
     }
     fields = ("title", "due", "budget", "share", "starts_at", "stage", "is_open", "client_id")
     assert {("owner_id", field, "id") for field in fields} < found[Project]
-    assert {("owner_id", "project_id", "id"), ("owner_id", "company_id", "id")} < found[Labeling]
+    assert {("owner_id", "project_id", "id"), ("owner_id", "company_id", "id")} < found[Pairing]
     # A name that is unique is an index already, and what is only searched needs none.
     assert (found[Company], found[Item], found[User]) == (set(), {("owner_id", "id")}, set())
 

@@ -19,20 +19,20 @@ from app.models.base import Access, BigId, Entity, Ref, Row
 from tests.office import (
     TABLES,
     CompanyCreate,
-    LabelingCreate,
-    LabelingUpdate,
     Meeting,
     MeetingCreate,
     MeetingUpdate,
     MembershipCreate,
+    PairingCreate,
+    PairingUpdate,
     ProjectCreate,
     ProjectUpdate,
     TeamCreate,
     TeamUpdate,
     companies,
-    labelings,
     meetings,
     memberships,
+    pairings,
     projects,
     teams,
 )
@@ -111,12 +111,12 @@ async def test_what_is_deleted_takes_along_frees_or_is_held_by_what_refers_to_it
     company = await companies.create(world.ann, CompanyCreate(name="Acme"))
     whole = await projects.create(world.ann, ProjectCreate(title="whole", client_id=company.id))
     part = await projects.create(world.ann, ProjectCreate(title="part", part_of_id=whole.id))
-    await labelings.create(world.ann, LabelingCreate(project_id=whole.id, company_id=company.id))
+    await pairings.create(world.ann, PairingCreate(project_id=whole.id, company_id=company.id))
 
     said = await refused(Clash, companies.delete(world.bob, company.id))
     assert said == "It is still in use by scratch projects."
     await projects.delete(world.ann, whole.id)
-    assert await labelings.page(world.ann) == []
+    assert await pairings.page(world.ann) == []
     assert (await projects.get(world.ann, part.id)).part_of_id is None
     await companies.delete(world.bob, company.id)
 
@@ -125,15 +125,15 @@ async def test_what_is_deleted_takes_along_frees_or_is_held_by_what_refers_to_it
 async def test_many_to_many_connects_each_pair_once(world: World):
     company = await companies.create(world.ann, CompanyCreate(name="Acme"))
     one, two = [await projects.create(world.ann, ProjectCreate(title=title)) for title in ("one", "two")]
-    pair = LabelingCreate(project_id=one.id, company_id=company.id)
-    first = await labelings.create(world.ann, pair)
-    second = await labelings.create(world.ann, LabelingCreate(project_id=two.id, company_id=company.id))
+    pair = PairingCreate(project_id=one.id, company_id=company.id)
+    first = await pairings.create(world.ann, pair)
+    second = await pairings.create(world.ann, PairingCreate(project_id=two.id, company_id=company.id))
     said = {
-        await refused(Clash, labelings.create(world.ann, pair)),
-        await refused(Clash, labelings.update(world.ann, second.id, LabelingUpdate(project_id=one.id))),
+        await refused(Clash, pairings.create(world.ann, pair)),
+        await refused(Clash, pairings.update(world.ann, second.id, PairingUpdate(project_id=one.id))),
     }
     assert said == {"That project id and company id are taken together."}
-    assert [row.id for row in await labelings.page(world.ann, project_id=one.id)] == [first.id]
+    assert [row.id for row in await pairings.page(world.ann, project_id=one.id)] == [first.id]
 
 
 @pytest.mark.parametrize("rows", [1, 7])
@@ -147,13 +147,13 @@ async def _nest(world: World, rows: int) -> None:
     for number in range(rows):
         row = await projects.create(world.ann, ProjectCreate(title=f"{number}", client_id=acme.id))
         for company in (acme, other):
-            await labelings.create(world.ann, LabelingCreate(project_id=row.id, company_id=company.id))
+            await pairings.create(world.ann, PairingCreate(project_id=row.id, company_id=company.id))
     await projects.create(world.bob, ProjectCreate(title="Bob's", client_id=acme.id))
     ann, ran = counted(world.ann)
 
     page = await projects.page(ann)
     clients = await companies.by_ids(ann, [row.client_id for row in page if row.client_id])
-    links = await labelings.children(ann, "project_id", [row.id for row in page])
+    links = await pairings.children(ann, "project_id", [row.id for row in page])
     labels = await companies.by_ids(ann, [link.company_id for of in links.values() for link in of])
 
     assert len(ran) == 4

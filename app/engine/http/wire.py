@@ -203,8 +203,9 @@ class Wire(HttpToolsProtocol):
         """The server stops. What is under way may finish, and a body may still arrive for most of the grace."""
         self.stop_at = self.loop.time() + max((self.config.timeout_graceful_shutdown or 10) - 2, 0)
         self.is_persistent = False
-        if self.running:
-            self.running.scope["state"]["stopping"] = True  # for an answer that would go on and on
+        for cycle in (self.running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle:
+                cycle.scope["state"]["stopping"] = True  # for an answer that would go on and on
         super().shutdown()
         if self.is_closing:
             self.tcp.close()
