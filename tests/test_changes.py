@@ -15,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import NullPool, create_engine, func, select, text
 
+from app.crud import items
 from app.engine import history, migrations, pruning, recording
 from app.engine.recording import settled
 from app.engine.records import changes
@@ -195,6 +196,14 @@ def test_what_is_no_position_or_no_limit_is_refused(ann: Person, asked: str):
 
 
 # To whom it may be told.
+
+
+@pytest.mark.skipif(bool(POSTGRES), reason="PostgreSQL has another plan for a few rows than for many")
+def test_a_look_costs_no_more_when_the_past_is_long(client: TestClient):
+    reader = client.app.state.database._reader  # type: ignore[attr-defined]
+    asked = items._statement("since", "user", ()).on(client.app.state.database.dialect).sql  # type: ignore[attr-defined]
+    plan = reader.sqlite.execute(f"EXPLAIN QUERY PLAN {asked}", [1] * asked.count("?")).fetchall()
+    assert any("ix_changes_transaction_id_id (transaction_id>? AND transaction_id<?)" in row[3] for row in plan), plan
 
 
 def test_only_what_its_reader_may_see_is_told(ann: Person, bob: Person, root: Person):

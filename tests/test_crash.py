@@ -33,6 +33,11 @@ from tests.servers import Server, settings_for, sql
 
 WRITERS = 4
 ANN = 1  # the first to sign up
+# Rows that have not a change for each of their versions, and changes of rows that are not there.
+NOT_RECORDED = """
+SELECT id FROM items WHERE version <> (SELECT count(*) FROM changes WHERE entity = 'items' AND row_id = items.id)
+UNION ALL SELECT row_id FROM changes WHERE entity = 'items' AND row_id NOT IN (SELECT id FROM items)
+"""
 log = logging.getLogger(__name__)  # --log-cli-level=INFO shows the figures
 
 State = tuple[int, str]  # a row's version and description
@@ -173,6 +178,7 @@ def test_what_was_acknowledged_survives_the_servers(tmp_path: Path, full: bool):
                 seen += writer.seen
             figures = compare(engine, ledger)
             assert figures == {"acknowledged": figures["acknowledged"], "lost": 0, "doubled": 0, "unknown": 0}
+            assert sql(engine, NOT_RECORDED) == []
             if not POSTGRES:
                 assert sql(engine, "PRAGMA integrity_check") == [("ok",)]
             # Else ours would hold SQLite's log open, and nobody would have to recover it.

@@ -87,13 +87,15 @@ class Expressions:
 
     def since(self, role: str) -> ClauseElement:
         """What the rows became after a position, and up to another."""
-        found = self._changes(role).where(place > position("after"), place <= position("until"))
+        # Not the column itself: the index that begins with it would find the whole past of the entity.
+        found = self._changes(role, changes.c.entity.concat(""))
+        found = found.where(place > position("after"), place <= position("until"))
         return found.order_by(changes.c.transaction_id, changes.c.id).limit(LIMIT)
 
-    def _changes(self, role: str) -> Select[Any]:
+    def _changes(self, role: str, entity: ColumnElement[str] = changes.c.entity) -> Select[Any]:
         """Of those, what the caller may see: by whose the row was then."""
         seen = visibility.seen_by(self.entity, changes.c.whose, role)
-        of_rows = changes.c.entity == self.table.name, changes.c.row_id > 0
+        of_rows = entity == self.table.name, changes.c.row_id > 0
         return select(*recorded).where(*of_rows, *self._holds(role), *seen)
 
     def refers(self, role: str, name: str) -> ClauseElement:
