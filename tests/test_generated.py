@@ -154,8 +154,8 @@ def test_whatever_is_sent_is_refused_soundly_or_kept(target: Target, often: Any)
     for operation in sorted(
         target.operations, key=lambda op: op.deletes and deleted.index(re.split("{|bulk", op.path)[0]) + 1
     ):
-        if operation.path.endswith("/restore"):
-            continue  # of a row that is gone, and others would miss it: see test_contract.py
+        if operation.path.endswith(("/restore", "/bulk/delete")):
+            continue  # of rows that are gone, or to which none refers: by then there may be none. See test_contract.py
         row = ROWS if operation.method == "DELETE" else 2
         for _ in range(ROWS**2):  # some pairs of rows are taken, and some rows are gone
             body = operation.encode(operation.good(next(numbers))).encode() if operation.media_type else b""

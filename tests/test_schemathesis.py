@@ -94,7 +94,10 @@ def is_about_a_kind_of_value(check: str, answer: Any) -> bool:
     if (check, answer.status_code) == ("positive_data_acceptance", 422):
         wrong = answer.json()["detail"]
         return isinstance(wrong, list) and {each["type"] for each in wrong} <= UNSAYABLE
-    return check == "negative_data_rejection, Incorrect type" and answer.status_code < 300
+    # 412: so far it was accepted, and the version that came with it is not the row's.
+    return check == "negative_data_rejection, Incorrect type" and (
+        answer.status_code < 300 or answer.status_code == 412
+    )
 
 
 EXCEPTIONS = [is_about_an_address, is_about_a_cursor, is_about_somebody_else, is_about_other_rows]
@@ -265,7 +268,7 @@ def test_every_answer_to_a_generated_request_is_as_documented(
     running: Running, tmp_path: Path, person: str, full: bool
 ):
     fill_for(running, person)
-    report, schema = Report(), schema_for(running, person, tmp_path, 300 if full else 8, random=full)
+    report, schema = Report(), schema_for(running, person, tmp_path, 300 if full else 5, random=full)
     for event in from_schema(schema).execute():
         report.add(event)
     assert report.failures == []

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, or_, true
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, true
 from sqlalchemy.sql import ClauseElement
 from sqlmodel import SQLModel, delete, insert, select, update
 
@@ -19,7 +19,7 @@ class BulkExpressions(Expressions):
 
     def __init__(self, entity: type[Entity], read: type[SQLModel], standing: Standing, dialect: str) -> None:
         super().__init__(entity, read, standing)
-        self._sent = sent(self.table, dialect)
+        self._sent, self._dialect = sent(self.table, dialect), dialect
 
     def create_all(self, role: str, *names: str) -> ClauseElement:
         """In their order, so that ids ascend with positions."""
@@ -34,7 +34,8 @@ class BulkExpressions(Expressions):
         return found
 
     def update_all(self, role: str, *names: str) -> ClauseElement:
-        rows = update(self.table).where(self.table.c.id == self._sent.c.row_id, acting(), *self._visible(role))
+        rows = update(self.table).where(self._is_sent(), self.table.c.id == self._sent.c.row_id, acting())
+        rows = rows.where(*self._visible(role))
         rows = rows.where(*self._joins(role, names), *self._refer(role, names))
         changed = {
             name: case((self._sent.c[f"has_{name}"], self._new(name)), else_=self.table.c[name]) for name in names
@@ -69,7 +70,11 @@ class BulkExpressions(Expressions):
         return [*self._holds(role), *(each.is_(true()) for each in seen)]
 
     def _is_sent(self) -> ColumnElement[bool]:
-        return self.table.c.id.in_(select(self._sent.c.row_id))
+        ids: Any = select(self._sent.c.row_id)
+        if self._dialect == "sqlite":
+            return self.table.c.id.in_(ids)
+        # A plan that was made when the table was small would join the two by comparing every row with every other.
+        return self.table.c.id == func.any(func.array(ids.scalar_subquery()))
 
     def _new(self, name: str) -> ColumnElement[Any]:
         return self._sent.c[f"new_{name}"]
