@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import BigInteger, bindparam, delete, exists, func, insert, select, tuple_
 
 from app.engine import keys
+from app.engine.expressions import LIMIT
 from app.engine.history import PRUNED
 from app.engine.records import changes
 from app.engine.statement import Database, Row, Runs, Statement
@@ -20,7 +21,7 @@ EVERY = 3600.0  # seconds between two rounds
 _newer = changes.alias()
 _low, _high = bindparam("low", type_=BigInteger), bindparam("high", type_=BigInteger)
 _window = select(changes.c.id, changes.c.at).where(changes.c.id > _low, changes.c.action != PRUNED)
-_next = _window.order_by(changes.c.id).limit(STEP).subquery()
+_next = _window.order_by(changes.c.id).limit(LIMIT).subquery()
 _WINDOW = Statement(select(func.max(_next.c.id), func.count().filter(_next.c.at < bindparam("before"))))
 # The newest change of a row that is still there stays: it is what was there before the next one. And so does the newest
 # of all, after whose id that of the next change comes.
@@ -66,7 +67,7 @@ async def prune(db: Runs, before: datetime) -> int:
     """Forget the changes before that instant, but for the newest of each row that is there. Says how many went."""
     low, gone = 0, 0
     while True:
-        ((high, old),) = await db.run(_WINDOW, {"low": low, "before": before})
+        ((high, old),) = await db.run(_WINDOW, {"low": low, "before": before, "limit": STEP})
         if not old:
             return gone
         gone += await _step(db, low, high, before)
