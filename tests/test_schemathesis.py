@@ -57,7 +57,14 @@ FOR_VALID = ["2xx", "3xx", "401", "403", "404", "409", "410", "412", "429", "5xx
 APP = create_app(Settings())
 KINDS = kinds(APP)
 # What pydantic calls them. That they are refused is shown in tests/test_contract.py, of text in test_generated.py.
-UNSAYABLE = {"value_error", "less_than", "greater_than_equal", "decimal_parsing", "decimal_max_digits"}
+UNSAYABLE = {
+    "value_error",
+    "less_than",
+    "greater_than_equal",
+    "decimal_parsing",
+    "decimal_max_digits",
+    "decimal_max_places",
+}
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 
 
