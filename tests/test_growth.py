@@ -1,6 +1,6 @@
 """Two million items cost no more than a few: statements find their rows by an index, and a server's memory stays flat.
 
-Every day it is 100 000 items and 5 000 requests; with `--full` it is two million, and 100 000.
+Every day it is 100 000 items and 2 500 requests; with `--full` it is two million, and 100 000.
 """
 
 import os
@@ -206,7 +206,7 @@ def test_a_page_at_depth_costs_no_more_than_the_first(grown: Grown, role: str, o
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
 def test_memory_stays_flat_whatever_is_asked(tmp_path: Path, full: bool):
     # Whatever is kept of each request shows from 42 bytes on, every day from 420 on.
-    requests, bound = (100_000, 4 * MB) if full else (5_000, 2 * MB)
+    requests, bound = (100_000, 4 * MB) if full else (2_500, 1 * MB)
     with empty_database(tmp_path, "memory") as url:
         migrations.upgrade(url)
         server = Server(tmp_path, settings_for(url)).is_up()

@@ -270,7 +270,7 @@ def fill_for(running: Running, person: str) -> None:
 
 
 @pytest.mark.promise("S01", "S02")
-@pytest.mark.parametrize("person", ["root", "ann"])
+@pytest.mark.parametrize("person", ["root", pytest.param("ann", marks=pytest.mark.once)])
 def test_every_answer_to_a_generated_request_is_as_documented(
     running: Running, tmp_path: Path, person: str, full: bool
 ):
