@@ -43,7 +43,7 @@ def main() -> int:
         if is_sqlite:
             # In the copy it plants those that stand here.
             shutil.copy(copy / "tests" / "growing.toml", copy / "tests" / "defects.toml")
-            sys.stdout.write(run(copy, "tests/defects.py"))
+            sys.stdout.write(run(copy, "tests/defects.py", "--full"))
     return 0
 
 
