@@ -1,7 +1,7 @@
 """Many rows in one request: created, changed or deleted, all of them or none. An error says at which position."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from annotated_types import Len
 from fastapi import APIRouter
@@ -16,13 +16,12 @@ from app.engine.http.idempotency import IDEMPOTENT
 from app.engine.http.refusals import MOST
 from app.engine.verbs import Read, Verbs
 from app.errors import documented
-from app.extras.names import many
+from app.extras.names import Endpoint, called, many
 from app.models.base import Closed, Ref
 
 MOST_ROWS = 10_000
 MAX_BODY_SIZE = 2**24  # bytes
 
-Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 Version = Annotated[int, Constraint(ge=1, lt=2**31, description="If the row has another by now, nothing is done: 412.")]
 
 
@@ -87,8 +86,8 @@ def _endpoint(name: str, row: object) -> Callable[[Endpoint], Endpoint]:
     rows = Annotated[list[row], Len(1, MOST_ROWS), WrapValidator(_check)]  # type: ignore[valid-type]
 
     def say(endpoint: Endpoint) -> Endpoint:
-        endpoint.__name__, endpoint.__annotations__["data"] = name, rows
-        return endpoint
+        endpoint.__annotations__["data"] = rows
+        return called(name)(endpoint)
 
     return say
 
