@@ -19,6 +19,7 @@ from app import accounts, scaffold
 from app.demo import fill
 from app.engine import logs, migrations
 from app.errors import CannotStart, Refusal
+from app.models import MachineTokenCreate
 from app.models.base import Access
 from app.settings import ROOT, get_settings
 from app.start import opened, prepare, say
@@ -90,13 +91,20 @@ def superuser(username: str, email: str) -> None:
 
 
 @main.command()
-def token(username: str, name: str = "machine") -> None:
+def token(
+    username: str,
+    name: str = "machine",
+    scope: Annotated[str | None, typer.Option(help="What it may do: 'items:read'. Otherwise all.")] = None,
+    days: Annotated[int | None, typer.Option(help="How long it is valid. Otherwise until it is revoked.")] = None,
+) -> None:
     """Create a token for a program that acts as that user, to send as X-Token. It is printed once."""
+    from app import routers  # noqa: F401  # late: with them come the scopes, and the web framework
 
     async def work() -> None:
+        data = MachineTokenCreate(name=name, scope=scope, days=days)
         async with opened(get_settings()) as (application, _hasher):
-            _row, secret = await accounts.create_machine_token(application, username, name)
-            say(f"X-Token: {secret}\nIt is shown only this once. Whoever has it acts as {username}.")
+            made = await accounts.create_machine_token_for(application, username, data)
+            say(f"X-Token: {made.token}\nIt is shown only this once. Whoever has it acts as {username}.")
 
     answer(work())
 

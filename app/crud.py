@@ -16,12 +16,23 @@ from typing import TypeVar
 from app.engine.caller import Caller, Standing
 from app.engine.verbs import Verbs
 from app.engine.waiting import retried
-from app.models import Item, ItemCreate, ItemRead, MachineToken, MachineTokenRead, User, UserRead, UserWithItems
+from app.models import (
+    Item,
+    ItemCreate,
+    ItemRead,
+    LoginSession,
+    MachineToken,
+    MachineTokenRead,
+    SessionRead,
+    User,
+    UserRead,
+    UserWithItems,
+)
 from app.models.base import Entity, Row
 
 # Each statement below also asks that its caller is still there, active, and what their token says; and, where the model
 # says OWNED, that the row is theirs.
-standing = Standing(User)
+standing = Standing(User, LoginSession, MachineToken)
 
 Read = TypeVar("Read", bound=Row)
 
@@ -34,6 +45,7 @@ def verbs(entity: type[Entity], read: type[Read]) -> Verbs[Read]:
 users = verbs(User, UserRead)
 items = verbs(Item, ItemRead)
 machine_tokens = verbs(MachineToken, MachineTokenRead)
+sessions = verbs(LoginSession, SessionRead)
 
 
 @asynccontextmanager

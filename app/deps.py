@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
+from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Path, Request, Response
+from fastapi import Depends, Path, Request, Response, Security
 from fastapi.security import OAuth2PasswordBearer
 from fastapi.security.base import SecurityBase
 from pydantic import BeforeValidator
@@ -12,6 +13,7 @@ from sqlmodel import Session
 
 from app import accounts, crud
 from app.engine import caller as engine
+from app.engine import scopes
 from app.engine.hashing import Hasher as PasswordHasher
 from app.engine.http import etags, idempotency
 from app.engine.http.queries import ListQuery
@@ -44,31 +46,61 @@ async def get_application(request: Request) -> engine.Caller:
     return engine.Caller(idempotency.shared(request.scope, request.app.state.database))
 
 
+async def get_client(request: Request) -> accounts.Client:
+    name = re.sub(r"[^ -~]", "", request.headers.get("User-Agent", ""))[:200].strip()
+    return accounts.Client(request.client.host if request.client else None, name or None)
+
+
 class Credentials(SecurityBase):
     """The verified token, which costs no SQL: whether it still holds, each verb's statement asks for itself.
 
-    One dependency for both kinds of token: FastAPI takes 20 us to solve one.
+    One dependency for both kinds of token: FastAPI takes 20 us to solve one. A token that lacks the `scope` is refused.
     """
 
     model, scheme_name = bearer.model, bearer.scheme_name
 
+    def __init__(self, scope: str | None = None) -> None:
+        self._scope = scope
+
     async def __call__(self, request: Request) -> engine.Caller:
         state = request.app.state
         if token := await bearer(request):
-            key = state.settings.secret_key.get_secret_value()
-            identity = read_access_token(token, key=key)
+            identity = read_access_token(token, keys=state.settings.keys)
         elif machine_token := request.headers.get("X-Token"):
             identity = await accounts.identify_machine(engine.Caller(state.database), machine_token)
         else:
             raise Unauthenticated("Log in first: send a token.", error=None)
         request.scope["user_id"] = identity.user_id  # for the log
+        if self._scope:
+            scopes.require(identity, self._scope)
         return await idempotency.begin(request.scope, engine.Caller(state.database, identity), crud.standing)
 
 
 Settings = Annotated[AllSettings, Depends(get_settings)]
 Hasher = Annotated[PasswordHasher, Depends(get_hasher)]
+Client = Annotated[accounts.Client, Depends(get_client)]
 Application = Annotated[engine.Caller, Depends(get_application)]  # for routes that anybody may call
 Caller = Annotated[engine.Caller, Depends(Credentials())]
+
+
+@lru_cache  # one and the same for all: a request asks it once
+def may(scope: str) -> Any:  # noqa: ANN401  # what FastAPI's Security says it returns
+    """Who is calling, if their token has that scope: `Auditor = Annotated[Caller, may("audit")]`."""
+    scopes.known.setdefault(scope, scope)
+    return Security(Credentials(scope), scopes=[scope])
+
+
+def reads(entity: type[Entity]) -> Any:  # noqa: ANN401  # as above
+    """Who is calling, to read: `ItemReader = Annotated[Caller, reads(Item)]`."""
+    return may(scopes.reading(entity.__table__.name))
+
+
+def writes(entity: type[Entity]) -> Any:  # noqa: ANN401  # as above
+    """Who is calling, to create, change or delete."""
+    return may(scopes.writing(entity.__table__.name))
+
+
+Administrator = Annotated[Caller, may(scopes.ADMIN)]
 
 
 async def get_current_user(caller: Caller) -> UserRead:
@@ -78,14 +110,17 @@ async def get_current_user(caller: Caller) -> UserRead:
 CurrentUser = Annotated[UserRead, Depends(get_current_user)]
 
 
-async def require_superuser(caller: Caller) -> None:
+async def require_superuser(caller: Administrator) -> None:
     """A guard for a route or a router: `dependencies=[Depends(require_superuser)]`."""
     await accounts.require_superuser(caller)
 
 
+LOGINS = {"log_in", "revoke_token", "log_out"}
+
+
 async def require_writable(request: Request) -> None:
     """The global guard while READ_ONLY is set: whatever writes is answered 503. Logging in goes on."""
-    if request.method not in ("GET", "HEAD") and request.scope["route"].name != "log_in":
+    if request.method not in ("GET", "HEAD") and request.scope["route"].name not in LOGINS:
         raise Unavailable("Cadre is read-only for a while. Reading works.", retry_after=60)
 
 

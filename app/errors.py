@@ -51,6 +51,14 @@ class Forbidden(Refusal):
     status, otherwise = 403, "Not allowed."
 
 
+class InsufficientScope(Forbidden):
+    """The user may, this token may not (RFC 6750, section 3.1)."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"That token lacks the scope {scope}.")
+        self.headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{scope}"'
+
+
 class Missing(Refusal):
     """No such thing for this caller: missing and invisible are one and the same."""
 
@@ -89,6 +97,15 @@ class Invalid(Refusal):
     """The shape is right, a rule of the database is not."""
 
     status, otherwise = 422, "Not valid."
+
+
+class TooMany(Refusal):
+    """Slower. Says when again."""
+
+    status, otherwise = 429, "Too many attempts."
+
+    def __init__(self, detail: str | None = None, *, retry_after: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
 
 
 class Unavailable(Refusal):

@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     environment: Literal["development", "test", "production"] = "development"
     database_url: str = Field("sqlite:///cadre.db", description="`sqlite:///file.db` or `postgresql://...`.")
     secret_key: SecretStr = Field(SecretStr(""), description="Signs tokens. Made on first start in development.")
-    access_token_minutes: int = Field(15, ge=1, le=60, description="How long a login lasts.")
+    old_secret_keys: SecretStr = Field(SecretStr(""), description="After a change: `old,older` still count.")
+    access_token_minutes: int = Field(15, ge=1, le=60, description="How long an access token lasts.")
+    session_days: int = Field(30, ge=1, le=365, description="How long a login can be refreshed.")
     bcrypt_rounds: int = Field(12, ge=4, le=16, description="Cost of a password hash; at least 10 in production.")
     registration_open: bool = Field(True, description="Whether strangers may sign up.")
     read_only: bool = Field(False, description="Answer every write with 503, for maintenance.")
@@ -55,6 +57,12 @@ class Settings(BaseSettings):
     cors_max_age: int = Field(600, ge=0, le=86400, description="Seconds a browser may remember a preflight.")
     first_superuser_username: str = Field("admin", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$", max_length=64)
     first_superuser_email: EmailStr = "admin@example.com"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What signs tokens, and after it what signed those that still count."""
+        old = self.old_secret_keys.get_secret_value().split(",")
+        return (self.secret_key.get_secret_value(), *(key.strip() for key in old if key.strip()))
 
     @field_validator("proxies", "hosts", "cors_origins", "cors_methods", "cors_headers", mode="before")
     @classmethod
@@ -112,7 +120,8 @@ class Settings(BaseSettings):
             raise ValueError("BCRYPT_ROUNDS must be at least 10 in production")
         if not self.secret_key.get_secret_value() and self.environment == "development":
             self.secret_key = SecretStr(development_key())
-        refuse_weak_key(self.secret_key.get_secret_value())
+        for key in self.keys:
+            refuse_weak_key(key)
         if self.environment == "production" and "database_url" not in self.model_fields_set:
             raise ValueError("DATABASE_URL is missing: say where production keeps its data")
         return self
@@ -142,7 +151,11 @@ def development_key() -> str:
 def refuse_committed_secrets() -> None:
     """Raise CannotStart if `.env`, which is committed, holds what nobody else may know."""
     for name, value in (dotenv_values(COMMITTED) if COMMITTED.exists() else {}).items():
-        is_secret = {"SECRET_KEY": r".", "DATABASE_URL": r"://[^/@]*:[^@]+@|[?&]password="}.get(name.upper())
+        is_secret = {
+            "SECRET_KEY": r".",
+            "OLD_SECRET_KEYS": r".",
+            "DATABASE_URL": r"://[^/@]*:[^@]+@|[?&]password=",
+        }.get(name.upper())
         if is_secret and re.search(is_secret, value or ""):
             raise CannotStart(
                 f"{name.upper()} in .env is a secret in a committed file: move that line to .env.local, and change it."

@@ -18,7 +18,7 @@ def x_token(client: TestClient, ann: Person) -> str:
     from app.engine.caller import Caller
 
     async def create() -> str:
-        return (await accounts.create_machine_token(Caller(client.app.state.database), "ann", "tests"))[1]
+        return (await accounts.create_machine_token_for(Caller(client.app.state.database), "ann", MachineTokenCreate(name="tests"))).token
 
     return client.portal.call(create)
 

@@ -189,7 +189,7 @@ async def sign_up(settings: Settings) -> dict[str, str]:
         for name in PEOPLE:
             data = UserCreate(username=name, email=f"{name}@example.com", password=SecretStr(PASSWORD))
             await accounts.register(application, hasher, data, is_superuser=name == "root")
-            tokens[name] = (await accounts.create_machine_token(application, name, "tests"))[1]
+            tokens[name] = (await accounts.create_machine_token_for(application, name, MachineTokenCreate(name="tests"))).token
     return tokens
 
 

@@ -3,16 +3,16 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, bindparam, exists
+from sqlalchemy import Boolean, ColumnElement, bindparam, exists, or_
 from sqlmodel import select
 
-from app.engine import logs
+from app.engine import logs, scopes
 from app.engine.statement import Runs, Statement
 from app.errors import Unauthenticated
 from app.models.base import BigId, Entity
 from app.security import Identity
 
-ME = bindparam("me_id", type_=BigId)
+ME, SESSION, STAMP, MACHINE = (bindparam(f"me_{part}", type_=BigId) for part in ("id", "session", "stamp", "machine"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,23 @@ class Caller:
 
     @property
     def role(self) -> str:
-        return "application" if self.identity is None else "superuser" if self.identity.is_superuser else "user"
+        if self.identity is None:
+            return "application"
+        # Without the scope `admin` a superuser's token is an ordinary user's.
+        return "superuser" if self.identity.is_superuser and scopes.covers(self.identity, scopes.ADMIN) else "user"
 
     @property
     def binds(self) -> dict[str, Any]:
         if self.identity is None:
             return {}
         me = self.identity
-        return {"me_id": me.user_id, "me_is_superuser": me.is_superuser, "me_stamp": me.security_stamp}
+        return {
+            "me_id": me.user_id,
+            "me_is_superuser": me.is_superuser,
+            "me_session": me.session_id,
+            "me_stamp": me.stamp,
+            "me_machine": me.machine_token_id,
+        }
 
     @property
     def acting(self) -> str:
@@ -58,26 +67,29 @@ def acting_as(user_id: int | None) -> str:
 
 
 class Standing:
-    """The table that callers stand in: any with id, is_active, is_superuser and security_stamp."""
+    """The tables that callers stand in: users, and what they come with, a session or a machine token."""
 
-    def __init__(self, table: type[Entity]) -> None:
-        # An alias: the statement around it may be about accounts itself.
-        me = table.__table__.alias("me")
-        #: Still there, active, and in the role and with the stamp that the token claims.
-        self.holds: ColumnElement[bool] = exists().where(
-            me.c.id == ME,
-            me.c.is_active,
-            me.c.is_superuser == bindparam("me_is_superuser", type_=Boolean()),
-            me.c.security_stamp == bindparam("me_stamp", type_=BigId),
+    def __init__(self, users: type[Entity], sessions: type[Entity], machine_tokens: type[Entity]) -> None:
+        # Aliases: the statement around it may be about accounts itself.
+        me, session, machine = (each.__table__.alias() for each in (users, sessions, machine_tokens))
+        there = me.c.id == ME, me.c.is_active
+        comes = or_(
+            exists().where(session.c.id == SESSION, session.c.stamp == STAMP, session.c.owner_id == ME),
+            exists().where(machine.c.id == MACHINE, machine.c.owner_id == ME),
+            # What our own code vouches for: security.py lets no token come without either.
+            SESSION.is_(None) & MACHINE.is_(None),
         )
-        self._read = Statement(select(me.c.is_superuser, me.c.security_stamp).where(me.c.id == ME, me.c.is_active))
+        #: Still there, active, in the role that the token claims, and the token has not ended.
+        self.holds: ColumnElement[bool] = exists().where(
+            *there, me.c.is_superuser == bindparam("me_is_superuser", type_=Boolean()), comes
+        )
+        self._read = Statement(select(me.c.is_superuser).where(*there, comes))
 
     async def recognise(self, caller: Caller) -> Caller:
         """The caller in the role they have now. Raises Unauthenticated if their token no longer holds."""
         if caller.identity is None:
             return caller
         rows = await caller.db.run(self._read, caller.binds)
-        if not rows or rows[0][1] != caller.identity.security_stamp:
+        if not rows:
             raise Unauthenticated("That token is not valid, or no longer.")
-        is_superuser, stamp = rows[0]
-        return Caller(caller.db, Identity(caller.identity.user_id, bool(is_superuser), stamp))
+        return replace(caller, identity=replace(caller.identity, is_superuser=bool(rows[0][0])))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from app.engine.scopes import known
 from app.errors import Refusal, phrase
 from app.models.base import CLEAN, SINGLE, Row
 
@@ -34,7 +35,9 @@ def document(schema: dict[str, Any]) -> None:
 
     Once more changes nothing: FastAPI keeps the document, and hands out the same.
     """
-    schema["components"]["securitySchemes"]["MachineToken"] = MACHINE_TOKEN
+    schemes = schema["components"]["securitySchemes"]
+    schemes["MachineToken"] = MACHINE_TOKEN
+    schemes["Login"]["flows"]["password"]["scopes"] = dict(sorted(known.items()))
     rows = _rows(schema["components"]["schemas"])
     _give_examples(schema["components"]["schemas"])
     for path, operations in schema["paths"].items():
@@ -49,7 +52,12 @@ def document(schema: dict[str, Any]) -> None:
                 str(status): _answer(status, declared.get(status), gives_row=gives_row) for status in sorted(statuses)
             }
             if "security" in operation:  # wherever a login is asked for, a machine token will do
-                operation["security"] = [{"Login": []}, {"MachineToken": []}]
+                operation["security"] = [{kind: _scopes(operation)} for kind in ("Login", "MachineToken")]
+
+
+def _scopes(operation: dict[str, Any]) -> list[str]:
+    """Those that its dependencies declare, all of which a token must have."""
+    return sorted({scope for each in operation.get("security", ()) for of in each.values() for scope in of})
 
 
 def _give_examples(models: dict[str, Any]) -> None:
@@ -76,6 +84,7 @@ def _possible(path: str, operation: dict[str, Any]) -> set[int]:
         ALWAYS
         | (FOR_A_BODY if "requestBody" in operation else set())
         | ({401} if "security" in operation else set())
+        | ({403} if _scopes(operation) else set())
         | ({404} if "{" in path else set())
         | ({412} if any(parameter["name"] == "If-Match" for parameter in operation.get("parameters", ())) else set())
     )

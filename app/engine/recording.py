@@ -128,6 +128,7 @@ def _triggers(entity: type[Entity]) -> list[str]:
         f" strftime('%Y-%m-%d %H:%M:%f000', 'now'), '{name}', {row}.id, {f'{row}.{seen_by}' if seen_by else 'NULL'},"
         f" {action}, CAST(acting_part(0) AS INTEGER), acting_part(1), {_image(entity, row)}); END"
         for event, row, action in events
+        if event in entity.__recorded__
     ]
 
 
@@ -236,10 +237,10 @@ def _missing(connection: sa.Connection) -> list[str]:
         schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar()
         says = f"RETURNS trigger LANGUAGE plpgsql {SETTINGS.format(schema)} AS $${FUNCTION}$$"
         statements.append(f"CREATE OR REPLACE FUNCTION record_change() {says}")
-    for name in sorted(entities().keys() & there):
+    for name in sorted(name for name, entity in entities().items() if name in there and entity.__recorded__):
         wanted = [whose(entities()[name]) or "", *shown(entities()[name])]
         if arguments.get(name) != b"".join(b"%b\0" % argument.encode() for argument in wanted):
             says = f"FOR EACH ROW EXECUTE FUNCTION record_change({', '.join(map(repr, wanted))})"
-            event = f'AFTER INSERT OR UPDATE OR DELETE ON "{name}"'
+            event = f'AFTER {" OR ".join(entities()[name].__recorded__)} ON "{name}"'
             statements.append(f"CREATE OR REPLACE TRIGGER record_change {event} {says}")
     return statements

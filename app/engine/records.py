@@ -1,4 +1,4 @@
-"""What the engine keeps for itself: every change of every entity, and the answers to requests that had a key."""
+"""What the engine keeps for itself: changes, answers to requests that had a key, jobs, and counts of attempts."""
 
 from datetime import UTC, datetime
 
@@ -66,4 +66,32 @@ keys = Table(
     Column("body", LargeBinary),
     Column("expires_at", UTCDateTime, nullable=False),
     Index(None, "expires_at"),
+)
+
+#: What is to be done later, by whichever process takes it first. See jobs.py.
+jobs = Table(
+    "jobs",
+    SQLModel.metadata,
+    Column("id", BigId, primary_key=True),
+    Column("kind", String(64), nullable=False),
+    Column("payload", JsonColumn, nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("due_at", UTCDateTime),  # empty: it is dead, and waits for a person
+    Column("attempts", Integer, nullable=False),
+    Column("lease", BigInteger),  # whose it is: a random number of the one who took it
+    Column("leased_until", UTCDateTime),
+    Column("handed_over_at", UTCDateTime),  # when something was begun that must not be begun twice
+    Column("error", String(1000)),  # of the last attempt
+    Index(None, "due_at", "id"),
+    sqlite_autoincrement=True,
+)
+
+#: How often somebody has tried something in the window that ends at that instant. See throttles.py.
+attempts = Table(
+    "attempts",
+    SQLModel.metadata,
+    Column("key", String(64), primary_key=True),  # a hash of what is counted
+    Column("count", Integer, nullable=False),
+    Column("ends_at", UTCDateTime, nullable=False),
+    Index(None, "ends_at"),
 )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, bindparam, insert, select
 
+from app.engine import scopes
 from app.engine.caller import Caller
 from app.engine.conflicts import Conflicts
 from app.engine.history import NEWEST, value_of
@@ -61,6 +62,8 @@ async def restore(verbs: Verbs[Read], caller: Caller, row_id: int) -> Read:
     something stands in its way: what it refers to is gone, or its name is taken by now.
     """
     root = Key(verbs.entity.__table__.name, row_id)
+    if caller.identity:
+        scopes.require_for(caller.identity, root.table, writes=True)
     async with caller.db.transaction() as db:
         tx = replace(caller, db=db)
         await db.run(_TAKE_TURN, {"entity": root.table, "row_id": row_id})

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Dialect
 from sqlmodel import SQLModel
 
+from app.engine import scopes
 from app.engine.caller import Caller
 from app.engine.conflicts import Conflicts
 from app.engine.expressions import Expressions
@@ -36,6 +37,8 @@ class Statements(Generic[Read]):
     async def run(self, caller: Caller, verb: str, shape: tuple[Any, ...], values: dict[str, Any]) -> list[Row]:
         """The rows of a statement, in the role that the caller has now. For the engine's own."""
         statement, given = self._statement(verb, caller.role, shape), {**values, **caller.binds}
+        if caller.identity:
+            scopes.require_for(caller.identity, self._table.name, writes=statement.writes)
         if statement.writes:
             given["acting"] = caller.acting
         rows = await caller.db.run(statement, given)

@@ -10,7 +10,7 @@ from pydantic import Field as Constraint
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError
 from sqlmodel import SQLModel
 
-from app.deps import Caller
+from app.deps import Caller, writes
 from app.engine.bulk import Bulk
 from app.engine.http.idempotency import IDEMPOTENT
 from app.engine.http.refusals import MOST
@@ -34,6 +34,7 @@ class NamedRow(Closed):
 
 def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -> APIRouter:
     """POST and PATCH `/bulk`, and POST `/bulk/delete`."""
+    writer = Annotated[Caller, writes(verbs.entity)]
     router, bulk, nouns = APIRouter(), Bulk(verbs), many(verbs)
     words, answered = nouns.replace("_", " "), list[verbs.read]  # type: ignore[name-defined]  # known when it runs
     named = Annotated[NamedRow, BeforeValidator(_as_named, json_schema_input_type=Ref | NamedRow)]
@@ -48,7 +49,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
         responses=documented(409),
     )
     @_endpoint(f"create_{nouns}", create)
-    async def create_many(caller: Caller, data: list[Any]) -> list[Read]:
+    async def create_many(caller: writer, data: list[Any]) -> list[Read]:
         """All of them or none; answered in the order in which they were sent. An error says at which position."""
         return await bulk.create(caller, data)
 
@@ -61,7 +62,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
         responses=documented(404, 409, 412),
     )
     @_endpoint(f"update_{nouns}", _with_id(update))
-    async def update_many(caller: Caller, data: list[Any]) -> list[Read]:
+    async def update_many(caller: writer, data: list[Any]) -> list[Read]:
         """Of each row what is sent, and nothing else. All of them or none. An error says at which position."""
         return await bulk.update(caller, [(changes.id, changes, changes.version) for changes in data])
 
@@ -74,7 +75,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
         responses=documented(404, 409, 412),
     )
     @_endpoint(f"delete_{nouns}", named)
-    async def delete_many(caller: Caller, data: list[Any]) -> None:
+    async def delete_many(caller: writer, data: list[Any]) -> None:
         """All of them or none, for good. Send ids, or ids with versions. An error says at which position."""
         await bulk.delete(caller, [(row.id, row.version) for row in data])
 

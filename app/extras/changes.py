@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlmodel import SQLModel
 
-from app.deps import Caller, Settings
+from app.deps import Caller, Settings, reads
 from app.engine.history import FULL, POSITION, Change, History
 from app.engine.verbs import Read, Verbs
 from app.errors import Refusal, Unavailable, documented
@@ -32,12 +32,13 @@ LastEventId = Annotated[
 
 def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel]) -> APIRouter:
     """Of one entity."""
+    reader = Annotated[Caller, reads(verbs.entity)]
     router, history = APIRouter(), History(verbs)
 
     @router.get("/changes", responses=documented(410))
     @called(f"list_{one(verbs)}_changes")
     async def list_changes(
-        caller: Caller, request: Request, response: Response, after: After = "", limit: Limit = 100
+        caller: reader, request: Request, response: Response, after: After = "", limit: Limit = 100
     ) -> list[Change]:
         """What has changed since, the oldest first, deletions too. `Link` says where to go on, also when all is told.
 
@@ -48,7 +49,7 @@ def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel])
         return found
 
     async def begin(
-        caller: Caller, settings: Settings, after: After = "", last_event_id: LastEventId = ""
+        caller: reader, settings: Settings, after: After = "", last_event_id: LastEventId = ""
     ) -> AsyncIterator[tuple[list[Change], str]]:
         # Before the stream begins, so that a refusal has its status.
         with _place(caller.id, settings.concurrent_requests // 2):
@@ -57,7 +58,7 @@ def routes(verbs: Verbs[Read], _create: type[SQLModel], _update: type[SQLModel])
     @router.get("/changes/stream", response_class=EventSourceResponse, responses=documented(410))
     @called(f"stream_{one(verbs)}_changes")
     async def stream_changes(
-        caller: Caller, request: Request, begun: Annotated[tuple[list[Change], str], Depends(begin)]
+        caller: reader, request: Request, begun: Annotated[tuple[list[Change], str], Depends(begin)]
     ) -> AsyncIterator[ServerSentEvent]:
         """The same as it happens, as server-sent events. A stream ends after five minutes: its reader comes again, with
         the last event's id as `Last-Event-ID`, as every EventSource does, and misses nothing.

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlmodel import SQLModel
 
-from app.deps import Caller, Settings
+from app.deps import Caller, Settings, reads, writes
 from app.engine.files.importing import LIMIT, Import
 from app.engine.files.report import Asked as HowToImport
 from app.engine.files.report import Report, import_class
@@ -30,6 +30,8 @@ BODY = {"required": True, "content": {media: {"schema": FILE} for media in MEDIA
 
 def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -> APIRouter:
     """Export and import."""
+    reader = Annotated[Caller, reads(verbs.entity)]
+    writer = Annotated[Caller, writes(verbs.entity)]
     router, rows = APIRouter(), many(verbs)
     words = rows.replace("_", " ")
     export = Export(verbs)
@@ -42,7 +44,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
         responses={200: {"content": {media: {"schema": FILE} for media in MEDIA}}},
     )
     @called(f"export_{rows}")
-    async def export_rows(request: Request, caller: Caller, asked: asked_of, _place: Place) -> Response:
+    async def export_rows(request: Request, caller: reader, asked: asked_of, _place: Place) -> Response:
         """All the rows that the list would show, as a file. It is sent while it is read, so it may have any length."""
         pieces = await export.begin(caller, asked)
         name = f"{rows}-{datetime.now(UTC):%Y-%m-%d}.{asked.format_}"
@@ -58,7 +60,7 @@ def routes(verbs: Verbs[Read], create: type[SQLModel], update: type[SQLModel]) -
     @router.post("/import", summary=f"Import {words.title()}", openapi_extra={"requestBody": BODY, **IDEMPOTENT_LATER})
     @takes_file
     @called(f"import_{rows}")
-    async def import_rows(request: Request, caller: Caller, settings: Settings, how: how_to) -> Report:
+    async def import_rows(request: Request, caller: writer, settings: Settings, how: how_to) -> Report:
         """Create a row for each line of a file, or change the row that is there. All of them, or those that are good.
 
         In CSV the first line names the columns. What was exported can be imported as it is.

@@ -107,6 +107,7 @@ class Entity:
     __team__: ClassVar[str] = "team_id"  # where Access.TEAM looks for the team; for the team itself, "id"
     __members__: ClassVar[str] = "memberships"  # the table that says who is in it: team_id, user_id
     __conflicts__: ClassVar[tuple["Conflict", ...]] = ()
+    __recorded__: ClassVar[tuple[str, ...]] = ("INSERT", "UPDATE", "DELETE")  # what the history tells of it
     __table__: ClassVar[Table]
 
     @declared_attr.directive

@@ -1,14 +1,14 @@
 """A user: somebody who can log in. The password is stored hashed, and leaves in no answer."""
 
 import unicodedata
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, EmailStr, SecretStr, StringConstraints
 from pydantic import Field as Constraint
 from sqlmodel import Field, SQLModel
 
-from app.models.base import CLEAN, BigId, Closed, Entity, Line, Partial, Row, clean, listed
-from app.security import new_security_stamp
+from app.models.base import CLEAN, Closed, Entity, Line, Partial, Row, clean, listed, utcnow
 
 
 def fold(value: str) -> str:
@@ -82,6 +82,8 @@ class UserUpdate(Partial, UserBase):
 class UserRead(UserBase, Row):
     is_active: bool = True
     is_superuser: bool = False
+    is_verified: bool = Field(default=False, description="Whether they have shown that the address is theirs.")
+    password_changed_at: datetime = Field(default_factory=utcnow)
 
 
 class User(Entity, UserRead, table=True):
@@ -90,8 +92,6 @@ class User(Entity, UserRead, table=True):
     __owner__ = "id"
 
     hashed_password: str = Field(max_length=255)
-    # Part of every access token: a new stamp ends the tokens given out before.
-    security_stamp: int = Field(default_factory=new_security_stamp, sa_type=BigId)
 
 
 class PasswordChange(Closed):

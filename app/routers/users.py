@@ -5,13 +5,30 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
-from app.deps import Application, Caller, Hasher, IfMatch, Query, RowId, Settings, created, query_of, require_superuser
+from app.deps import (
+    Application,
+    Caller,
+    Hasher,
+    IfMatch,
+    Query,
+    RowId,
+    Settings,
+    created,
+    query_of,
+    reads,
+    require_superuser,
+    writes,
+)
 from app.errors import Forbidden, documented
 from app.models import Item, ItemCreate, ItemRead, PasswordChange, User, UserCreate, UserRead, UserUpdate, UserWithItems
 
 router = APIRouter(prefix="/users", tags=["users"])
 UserQuery = Annotated[Query, query_of(User)]
+UserReader = Annotated[Caller, reads(User)]
+UserWriter = Annotated[Caller, writes(User)]
 ItemQuery = Annotated[Query, query_of(Item)]
+ItemReader = Annotated[Caller, reads(Item)]
+ItemWriter = Annotated[Caller, writes(Item)]
 
 
 @router.post("", status_code=201, responses=documented(403, 409))
@@ -25,42 +42,42 @@ async def create_user(
 
 
 @router.get("", dependencies=[Depends(require_superuser)], responses=documented(403))
-async def list_users(caller: Caller, query: UserQuery) -> list[UserRead]:
+async def list_users(caller: UserReader, query: UserQuery) -> list[UserRead]:
     """Every user, newest first. For superusers."""
     return await crud.users.page(caller, query)
 
 
 @router.get("/me")
-async def read_me(caller: Caller) -> UserRead:
+async def read_me(caller: UserReader) -> UserRead:
     """Who you are."""
     return await crud.users.get(caller, caller.id)
 
 
 @router.patch("/me", responses=documented(403, 409))
-async def update_me(caller: Caller, hasher: Hasher, changes: UserUpdate, version: IfMatch) -> UserRead:
+async def update_me(caller: UserWriter, hasher: Hasher, changes: UserUpdate, version: IfMatch) -> UserRead:
     """Change what you send, and nothing else. A new e-mail takes the current password."""
     return await accounts.update_account(caller, hasher, changes, version=version)
 
 
 @router.patch("/me/password", status_code=204, responses=documented(403))
-async def update_my_password(caller: Caller, hasher: Hasher, data: PasswordChange) -> None:
+async def update_my_password(caller: UserWriter, hasher: Hasher, data: PasswordChange) -> None:
     """Change your password. Every login ends, this one too: log in again. Machine tokens stay."""
     await accounts.change_password(caller, hasher, data)
 
 
 @router.get("/me/items")
-async def list_my_items(caller: Caller, query: ItemQuery) -> list[ItemRead]:
+async def list_my_items(caller: ItemReader, query: ItemQuery) -> list[ItemRead]:
     """Your own items, newest first."""
     return await crud.items.page(caller, query, owner_id=caller.id)
 
 
 @router.get("/{user_id}")
-async def read_user(caller: Caller, user_id: RowId) -> UserWithItems:
+async def read_user(caller: UserReader, user_id: RowId) -> UserWithItems:
     """A user and the newest 100 of their items. Yourself, or for superusers anybody."""
     return await crud.read_user_with_items(caller, user_id)
 
 
 @router.post("/{user_id}/items", status_code=201, responses=documented(409))
-async def create_user_item(caller: Caller, user_id: RowId, data: ItemCreate, response: Response) -> ItemRead:
+async def create_user_item(caller: ItemWriter, user_id: RowId, data: ItemCreate, response: Response) -> ItemRead:
     """Create an item that belongs to that user. For yourself, or for superusers anybody."""
     return created(response, "items", await crud.create_item_for(caller, user_id, data))

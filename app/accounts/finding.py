@@ -1,0 +1,46 @@
+"""What is asked of the database about an account, before it is known who is calling."""
+
+from typing import NamedTuple
+
+from sqlalchemy import bindparam, select
+
+from app.engine.caller import Caller
+from app.engine.statement import Statement
+from app.errors import Missing
+from app.models import User
+from app.models.user import fold
+from app.security import Identity
+
+_user = User.__table__.c
+_account = select(_user.id, _user.username, _user.email, _user.is_superuser, _user.is_active, _user.hashed_password)
+_BY = {name: Statement(_account.where(_user[name] == bindparam("value"))) for name in ("id", "username", "email")}
+
+
+class Account(NamedTuple):
+    """What logging in asks of the database."""
+
+    id: int
+    username: str
+    email: str
+    is_superuser: bool
+    is_active: bool
+    hashed_password: str
+
+
+async def find(caller: Caller, by: str, value: object) -> Account | None:
+    """The account with that `id`, `username` or `email`, folded."""
+    rows = await caller.db.run(_BY[by], {"value": value})
+    return Account(*rows[0]) if rows else None
+
+
+async def find_login(caller: Caller, login: str) -> Account | None:
+    """The account with that username or e-mail, however it is written."""
+    return await find(caller, "email" if "@" in login else "username", fold(login.strip()))
+
+
+async def identify(application: Caller, username: str) -> Identity:
+    """Who is called that, vouched for by our own code: no login is behind it. Raises Missing."""
+    account = await find(application, "username", fold(username))
+    if not account:
+        raise Missing(f"Nobody is called {username}.")
+    return Identity(account.id, bool(account.is_superuser))

@@ -1,0 +1,77 @@
+"""Machine tokens: what a program sends to act as a user. models/machine_token.py says what one is."""
+
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+
+from sqlalchemy import bindparam, or_, select, update
+
+from app.accounts.finding import identify
+from app.crud import machine_tokens
+from app.engine import scopes
+from app.engine.caller import Caller
+from app.engine.statement import Statement
+from app.errors import Unauthenticated, Unavailable
+from app.models import MachineToken, MachineTokenCreate, NewMachineToken, User
+from app.models.base import utcnow
+from app.security import MACHINE, Identity, hashed, new_secret
+
+SHOWN = len(MACHINE) + 6  # characters
+PRECISION = timedelta(minutes=1)
+
+_user, _token = User.__table__.c, MachineToken.__table__.c
+_FIND = Statement(
+    select(
+        _user.id,
+        _user.is_superuser,
+        _token.id,
+        _token.scope,
+        _token.last_used_at.is_(None) | (_token.last_used_at <= bindparam("before")),
+    )
+    .join_from(MachineToken, User)
+    .where(
+        _token.hashed_token == bindparam("value"),
+        or_(_token.expires_at.is_(None), _token.expires_at > bindparam("now")),
+        _user.is_active,
+    )
+)
+# It is no change of the row: its version stays.
+_USED = Statement(
+    update(MachineToken.__table__)
+    .where(_token.id == bindparam("value"))
+    .values(last_used_at=bindparam("now"), updated_at=_token.updated_at, version=_token.version)
+    .returning(_token.id)
+)
+
+
+async def identify_machine(application: Caller, token: str) -> Identity:
+    """Whom a machine token belongs to, and what it may do. Raises Unauthenticated if nobody active, or it expired."""
+    now = utcnow()
+    rows = await application.db.run(_FIND, {"value": hashed(token), "now": now, "before": now - PRECISION})
+    if not rows:
+        raise Unauthenticated("That X-Token is not valid, or no longer.")
+    user_id, is_superuser, token_id, scope, is_to_note = rows[0]
+    if is_to_note:
+        with suppress(Unavailable):  # a note, and not worth a refusal
+            await application.db.run(_USED, {"value": token_id, "now": now})
+    granted = None if scope is None else frozenset(scope.split())
+    return Identity(user_id, bool(is_superuser), machine_token_id=token_id, scopes=granted)
+
+
+async def create_machine_token(caller: Caller, data: MachineTokenCreate) -> NewMachineToken:
+    """A token for a program that acts as the caller, shown here and never again.
+
+    Raises Invalid for a scope that is none, or that the caller's own token does not have.
+    """
+    own, is_superuser = (caller.identity.scopes if caller.identity else None), caller.role == "superuser"
+    granted = scopes.granted(data.scope or "", is_superuser=is_superuser, within=own)
+    token, until = new_secret(MACHINE), data.days and utcnow() + timedelta(days=data.days)
+    new = {"scope": granted and " ".join(sorted(granted)), "hashed_token": hashed(token), "prefix": token[:SHOWN]}
+    row = await machine_tokens.create(caller, data, expires_at=until, **new)
+    return NewMachineToken.model_construct(**dict(row), token=token)
+
+
+async def create_machine_token_for(application: Caller, username: str, data: MachineTokenCreate) -> NewMachineToken:
+    """The same for somebody else, from the command line. Raises Missing."""
+    owner = await identify(application, username)
+    return await create_machine_token(replace(application, identity=owner), data)

@@ -1,0 +1,55 @@
+"""What people do about their own account: sign up, change it, change its password."""
+
+from app.accounts.finding import find
+from app.accounts.logins import end_sessions
+from app.crud import standing, transaction, users
+from app.engine.caller import Caller
+from app.engine.hashing import Hasher
+from app.engine.waiting import retried
+from app.errors import Forbidden
+from app.models import PasswordChange, UserCreate, UserRead, UserUpdate
+from app.models.base import utcnow
+
+
+async def register(application: Caller, hasher: Hasher, data: UserCreate, *, is_superuser: bool = False) -> UserRead:
+    """A new account. Raises Clash if its name or address is taken."""
+    # Hashed before the database is asked for anything: nobody waits for a lock meanwhile.
+    with hasher.place():
+        hashed = await hasher.hash(data.password.get_secret_value())
+    return await users.create(application, data, hashed_password=hashed, is_superuser=is_superuser)
+
+
+async def confirm_password(caller: Caller, hasher: Hasher, password: str) -> None:
+    """Raise Forbidden unless it is the caller's: whoever found an open browser shall not take the account."""
+    with hasher.place():
+        await standing.recognise(caller)  # a token that no longer holds must not learn whether a password is right
+        account = await find(caller, "id", caller.id)
+        right, _ = await hasher.verify(password, account and account.hashed_password)
+    if not right:
+        raise Forbidden("The current password is wrong.")
+
+
+async def update_account(
+    caller: Caller, hasher: Hasher, changes: UserUpdate, *, version: int | None = None
+) -> UserRead:
+    """What users change about themselves. Raises Forbidden for a new e-mail without the current password, and Stale."""
+    if "email" in changes.model_fields_set:
+        sent = "current_password" in changes.model_fields_set
+        await confirm_password(caller, hasher, changes.current_password.get_secret_value() if sent else "")
+    return await users.update(caller, caller.id, changes, version=version)
+
+
+async def change_password(caller: Caller, hasher: Hasher, data: PasswordChange) -> None:
+    """Ends every session; machine tokens stay. Raises Forbidden if the current password is wrong."""
+    await confirm_password(caller, hasher, data.current_password.get_secret_value())
+    with hasher.place():
+        hashed = await hasher.hash(data.new_password.get_secret_value())
+    await set_password(caller, caller.id, hashed)
+
+
+@retried
+async def set_password(caller: Caller, user_id: int, hashed_password: str) -> None:
+    """From now on that is the password, and every session has ended."""
+    async with transaction(caller) as tx:
+        await users.update(tx, user_id, hashed_password=hashed_password, password_changed_at=utcnow())
+        await end_sessions(tx, user_id)
