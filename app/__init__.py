@@ -6,7 +6,7 @@ Read it in this order:
 2. `routers/__init__.py`: the API's table of contents; then `routers/items.py`.
 3. `deps.py`: what a route can ask for by type.
 4. `crud.py`: the verbs and `transaction()`, the one way to write.
-5. `accounts.py` and `security.py`: who may log in, and what a token is.
+5. `security.py` and `accounts/`: what a token is, who may log in, and until when.
 6. `main.py`: how it is put together; `errors.py`: how it refuses.
 
 `extras/` holds the routes that are alike for every entity: docs/extras.md.

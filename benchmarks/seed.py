@@ -16,7 +16,7 @@ from passlib.context import CryptContext
 from sqlalchemy import NullPool, create_engine, insert, text
 
 from app.engine import migrations
-from app.models import Item, User
+from app.models import Item, LoginSession, User
 from app.security import Identity, create_access_token
 
 USERS, ITEMS = 200, 100_000
@@ -35,10 +35,19 @@ def main(url: str) -> None:
             "email": f"user{number}@example.com",
             "full_name": f"User Number {number}",
             "hashed_password": hashed,
-            "security_stamp": STAMP,
             **stamps(number),
         }
         for number in range(1, USERS + 1)
+    ]
+    sessions = [
+        {
+            "owner_id": user["id"],
+            "stamp": STAMP,
+            "hashed_family": f"family {user['id']}",
+            "hashed_refresh": "none",
+            "expires_at": datetime(2100, 1, 1, tzinfo=UTC),
+        }
+        for user in users
     ]
     items = [
         {
@@ -53,6 +62,7 @@ def main(url: str) -> None:
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(insert(User), users)
+        connection.execute(insert(LoginSession), sessions)
         connection.execute(insert(Item), items)
         if connection.dialect.name == "postgresql":
             for table in ("users", "items"):
@@ -61,7 +71,7 @@ def main(url: str) -> None:
                 )
     key = os.environ["SECRET_KEY"]
     tokens = [
-        create_access_token(Identity(user["id"], False, STAMP), key=key, minutes=DAY)  # type: ignore[arg-type]
+        create_access_token(Identity(user["id"], False, user["id"], STAMP), keys=[key], minutes=DAY)  # type: ignore[arg-type]
         for user in users
     ]
     sys.stdout.write(json.dumps(tokens))

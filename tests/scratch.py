@@ -3,11 +3,13 @@
 import asyncio
 import functools
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from pydantic import SecretStr
 from sqlalchemy import NullPool, Table, UniqueConstraint, create_engine, make_url, text
 from sqlmodel import Field, SQLModel
 
-from app.crud import standing, users
+from app.crud import sessions, standing, users
 from app.engine import recording
 from app.engine.caller import Caller
 from app.engine.database import connect
 from app.engine.verbs import Verbs
 from app.models import UserCreate
-from app.models.base import Access, BigId, Closed, Entity, Line, Partial, Row, rule
+from app.models.base import Access, BigId, Closed, Entity, Line, Partial, Row, rule, utcnow
+from app.models.session import SessionBase
 from app.security import Identity
 from app.settings import ROOT
 from tests.conftest import POSTGRES
@@ -143,9 +146,17 @@ def world_at(url: str, *, size: int = 10) -> Iterator[World]:
 async def sign_up(application: Caller, username: str) -> Caller:
     data = UserCreate(username=username, email=f"{username}@example.com", password=SecretStr("never typed anywhere"))
     is_superuser = username == "root"
-    more = {"hashed_password": "no hash", "is_superuser": is_superuser, "security_stamp": STAMP}
-    user = await users.create(application, data, **more)
-    return Caller(application.db, Identity(user.id, is_superuser, STAMP))
+    user = await users.create(application, data, hashed_password="no hash", is_superuser=is_superuser)
+    session = await begin_session(application, user.id)
+    return Caller(application.db, Identity(user.id, is_superuser, session, STAMP))
+
+
+async def begin_session(application: Caller, user_id: int) -> int:
+    """As logging in does."""
+    hashes = {"hashed_family": secrets.token_hex(32), "hashed_refresh": secrets.token_hex(32)}
+    until = utcnow() + timedelta(days=1)
+    row = await sessions.create(application, SessionBase(expires_at=until), owner_id=user_id, stamp=STAMP, **hashes)
+    return row.id
 
 
 @contextmanager

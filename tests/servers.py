@@ -96,7 +96,7 @@ def sql(engine: Engine, statement: str, **values: object) -> list[tuple[Any, ...
 
 def keeper(engine: Engine) -> Callable[[], None]:
     """What it returns makes everybody who has an account now what they are now, whatever happened to them."""
-    names = ("username", "email", "hashed_password", "security_stamp", "is_active", "is_superuser")
+    names = ("username", "email", "hashed_password", "is_active", "is_superuser")
     accounts = [
         dict(zip(("id", *names), row, strict=True)) for row in sql(engine, f"SELECT id, {', '.join(names)} FROM users")
     ]

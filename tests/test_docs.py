@@ -50,8 +50,7 @@ class Page:
 
     def caller(self, person: Person) -> Caller:
         token = (person.headers or {})["Authorization"].removeprefix("Bearer ")
-        key = self.app.state.settings.secret_key.get_secret_value()
-        return Caller(self.app.state.database, read_access_token(token, key=key))
+        return Caller(self.app.state.database, read_access_token(token, keys=self.app.state.settings.keys))
 
     def call(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """Run `work` where the app runs."""

@@ -15,8 +15,8 @@ from tests.scratch import python
 Run = Callable[..., "CompletedProcess[str]"]
 
 USERS = """
-INSERT INTO users (username, email, hashed_password, security_stamp, is_active, is_superuser, created_at, updated_at,
-version) VALUES (?, ?, '', 1, 1, 0, '2026-01-01', '2026-01-01', 1)
+INSERT INTO users (username, email, hashed_password, is_active, is_superuser, is_verified, credentials_changed_at,
+created_at, updated_at, version) VALUES (?, ?, '', 1, 0, 0, '2026-01-01', '2026-01-01', '2026-01-01', 1)
 """
 
 

@@ -30,7 +30,7 @@ from app.engine.sessions import create_session_engine, open_session
 from app.engine.statement import Statement
 from app.errors import Clash, Missing
 from app.main import create_app
-from app.models import Item, ItemCreate, ItemUpdate
+from app.models import Item, ItemCreate, ItemUpdate, MachineTokenCreate
 from app.models.base import utcnow
 from app.settings import Settings
 from tests import bodies, office, samples
@@ -227,7 +227,7 @@ def test_no_secret_is_recorded(client: TestClient, ann: Person):
     state = client.app.state  # type: ignore[attr-defined]
     assert client.portal
     application = Caller(state.database)
-    client.portal.call(accounts.create_machine_token, application, "ann", "robot")
+    client.portal.call(accounts.create_machine_token_for, application, "ann", MachineTokenCreate(name="robot"))
     rows = client.portal.call(recorded, application, "users") + client.portal.call(
         recorded, application, "machine_tokens"
     )
@@ -240,18 +240,23 @@ def test_no_secret_is_recorded(client: TestClient, ann: Person):
             * [
                 [
                     "created_at",
+                    "credentials_changed_at",
                     "email",
                     "full_name",
                     "id",
                     "is_active",
                     "is_superuser",
+                    "is_verified",
                     "updated_at",
                     "username",
                     "version",
                 ]
             ]
         ),
-        ["created_at", "id", "name", "owner_id", "updated_at", "version"],
+        [
+            *("created_at", "expires_at", "id", "last_used_at", "name", "owner_id", "prefix", "scope", "updated_at"),
+            "version",
+        ],
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.models import ItemCreate
+from app.models import ItemCreate, MachineTokenCreate
 from tests.conftest import Person
 
 
@@ -18,7 +18,11 @@ def x_token(client: TestClient, ann: Person) -> str:
     from app.engine.caller import Caller
 
     async def create() -> str:
-        return (await accounts.create_machine_token_for(Caller(client.app.state.database), "ann", MachineTokenCreate(name="tests"))).token
+        return (
+            await accounts.create_machine_token_for(
+                Caller(client.app.state.database), "ann", MachineTokenCreate(name="tests")
+            )
+        ).token
 
     return client.portal.call(create)
 

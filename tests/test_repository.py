@@ -20,6 +20,10 @@ TOP_LEVEL = {
 # What is alike for every entity, and edited for none.
 ENGINE = sorted(file for part in ("engine", "extras") for file in (ROOT / "app" / part).rglob("*.py"))
 READERS_PATH = sorted(file for file in (ROOT / "app").rglob("*.py") if file not in ENGINE)
+# Who may log in, and until when: a second path, for whoever wants to trust it.
+ABOUT_ACCOUNTS = {"accounts", "security.py", "session.py", "sessions.py", "machine_token.py", "machine_tokens.py"}
+ABOUT_ACCOUNTS |= {"link.py", "links.py", "token.py", "mail.py", "admin.py"}
+ACCOUNTS = [file for file in READERS_PATH if not ABOUT_ACCOUNTS.isdisjoint(file.parts)]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # What is in here is for tests and measurements, and opens nothing else.
 HARMLESS = ("tests/", "benchmarks/")
@@ -33,8 +37,8 @@ SECRETS = (
 COMMANDS = {"__main__.py", "cli.py", "demo.py", "scaffold"}
 
 # The entities that Cadre comes with, and what stands beside them; not the two lists, in which a team's own stand too.
-OURS = {"admin.py", "base.py", "health.py", "item.py", "items.py", "machine_token.py", "token.py"}
-OURS |= {"types.py", "user.py", "users.py"}
+OURS = {"admin.py", "base.py", "health.py", "item.py", "items.py", "link.py", "links.py", "machine_token.py"}
+OURS |= {"machine_tokens.py", "session.py", "sessions.py", "token.py", "types.py", "user.py", "users.py"}
 
 
 def lines_of_code(file: Path) -> int:
@@ -57,7 +61,11 @@ def is_a_teams_own(file: Path) -> bool:
 
 def test_the_readers_path_is_about_a_thousand_lines():
     path = [file for file in READERS_PATH if COMMANDS.isdisjoint(file.parts) and not is_a_teams_own(file)]
-    assert sum(lines_of_code(file) for file in path) <= 1150
+    assert sum(lines_of_code(file) for file in path if file not in ACCOUNTS) <= 1000
+
+
+def test_the_path_of_who_may_log_in_is_no_longer_than_that():
+    assert sum(lines_of_code(file) for file in ACCOUNTS) <= 1300
 
 
 @pytest.mark.parametrize("file", READERS_PATH, ids=lambda file: str(file.relative_to(ROOT)))
@@ -99,7 +107,7 @@ def test_no_file_holds_what_could_be_a_secret():
 @pytest.mark.promise("G02")
 def test_no_secret_has_a_default():
     secret = [field for field in Settings.model_fields.values() if field.annotation is SecretStr]
-    assert [field.default.get_secret_value() for field in secret] == [""]
+    assert {field.default.get_secret_value() for field in secret} == {""}
 
 
 def test_every_setting_stands_in_the_readme_with_its_default():

@@ -25,7 +25,7 @@ from app.engine.http.idempotency import KEY
 from app.engine.sessions import create_session_engine
 from app.extras.bulk import MOST_ROWS
 from app.main import create_app
-from app.models import UserCreate
+from app.models import MachineTokenCreate, UserCreate
 from app.models.base import Access
 from app.settings import Settings
 from app.start import opened
@@ -189,7 +189,9 @@ async def sign_up(settings: Settings) -> dict[str, str]:
         for name in PEOPLE:
             data = UserCreate(username=name, email=f"{name}@example.com", password=SecretStr(PASSWORD))
             await accounts.register(application, hasher, data, is_superuser=name == "root")
-            tokens[name] = (await accounts.create_machine_token_for(application, name, MachineTokenCreate(name="tests"))).token
+            tokens[name] = (
+                await accounts.create_machine_token_for(application, name, MachineTokenCreate(name="tests"))
+            ).token
     return tokens
 
 

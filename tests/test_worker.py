@@ -34,8 +34,8 @@ async def work(url):
         password = SecretStr("four plain words together")
         data = UserCreate(username="ann", email="ann@example.com", password=password)
         ann = await accounts.register(application, hasher, data)
-        identity = await accounts.log_in(application, hasher, "ann", password.get_secret_value())
-        caller = Caller(database, identity)
+        login = await accounts.log_in(application, hasher, "ann", password.get_secret_value())
+        caller = Caller(database, login.identity)
         async with transaction(caller) as tx:
             await items.create(tx, ItemCreate(title="one"))
             await items.create(tx, ItemCreate(title="two"))

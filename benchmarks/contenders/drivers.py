@@ -1,6 +1,6 @@
 """The bare drivers under `limit`: fixed statements, prepared once, with the SQL that the verbs have.
 
-?1, ?2 and ?3 are the caller's id, role and stamp; what else a statement takes follows.
+?1, ?2 and ?3 are the caller's id, role and session; what else a statement takes follows.
 """
 
 import asyncio
@@ -19,7 +19,8 @@ ITEM = ("id", "created_at", "updated_at", "version", "title", "description", "ow
 TYPES = {"?1": "bigint", "?2": "boolean", "?3": "bigint"}
 ME = (
     "EXISTS (SELECT * FROM users AS me"
-    " WHERE me.id = ?1 AND me.is_active AND me.is_superuser = ?2 AND me.security_stamp = ?3)"
+    " WHERE me.id = ?1 AND me.is_active AND me.is_superuser = ?2"
+    " AND EXISTS (SELECT * FROM sessions WHERE sessions.id = ?3 AND stamp = 7 AND sessions.owner_id = me.id))"
 )
 MINE = f"{ME} AND owner_id = ?1"
 OF_ITEM = ", ".join(ITEM)

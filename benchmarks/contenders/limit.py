@@ -29,7 +29,7 @@ HEADERS = [
 ]
 ONE = "/api/v1/items/"
 
-Me = tuple[int, bool, int]  # id, is_superuser, stamp
+Me = tuple[int, bool, int]  # id, is_superuser, session
 Answer = tuple[int, Any]  # status, and what becomes JSON
 verified: dict[str, tuple[float, Me]] = {}
 database: Any = None
@@ -60,7 +60,7 @@ def verify(token: str) -> tuple[float, Me]:
         return claims["exp"], (
             int(claims["sub"].removeprefix("user:")),
             claims["role"] == "superuser",
-            int(claims["stamp"]),
+            int(claims["sid"]),
         )
     except (ValueError, KeyError, TypeError):
         raise Refused(401) from None
