@@ -54,7 +54,8 @@ def test_every_operation_says_what_it_does_and_where_it_belongs(operations: dict
     tags = {address: set(operation.get("tags", ())) for address, operation in operations.items()}
     api = {address for address in operations if "/api/v1/" in address}
     first = {address: address.split("/")[3] if address in api else "health" for address in operations}
-    assert {address for address in operations if first[address] not in tags[address]} == set()
+    of = {"revoke": "token", "logout": "sessions"}
+    assert {address for address in operations if of.get(first[address], first[address]) not in tags[address]} == set()
 
 
 def test_every_operation_says_what_it_answers(operations: dict[str, dict[str, Any]]):
@@ -65,24 +66,25 @@ def test_every_operation_says_what_it_answers(operations: dict[str, dict[str, An
             assert (address, content) == (address, {})
         else:
             of = next(iter(content.values()))
-            assert (address, "$ref" in json.dumps(of)) == (address, not address.endswith(("/stream", "/export")))
+            is_text = address.endswith(("/stream", "/export", "/revoke"))
+            assert (address, "$ref" in json.dumps(of)) == (address, not is_text)
 
 
 def test_every_operation_says_how_it_refuses(operations: dict[str, dict[str, Any]]):
-    token = "POST /api/v1/token"
+    tokens = {"POST /api/v1/token", "POST /api/v1/revoke"}
     for address, operation in operations.items():
         special = {"403", "409", "410"} | ({"404", "412"} if "/bulk" in address else set())
         parameters = {parameter["name"] for parameter in operation.get("parameters", ())}
         has_body, has_parameters = "requestBody" in operation, bool(parameters - {"If-None-Match"})
         told = {"421", "500", "503"} | ({"408", "413", "415"} if has_body else set())
         told |= ({"401"} if operation.get("security") else set()) | ({"404"} if "{" in address else set())
-        told |= {"422"} if (has_body or has_parameters) and address != token else set()
+        told |= {"422"} if (has_body or has_parameters) and address not in tokens else set()
         told |= {"412"} if "If-Match" in parameters else set()
-        told |= {"400"} if address == token else set()
+        told |= {"400"} if address in tokens else set()
         refusals = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
         assert (address, refusals.keys() - special) == (address, told)
         for status, answer in refusals.items():
-            if (address, status) != (token, "400"):
+            if address not in tokens or status != "400":
                 assert (address, status, answer["content"]) == (address, status, {"application/problem+json": PROBLEM})
 
 
@@ -125,8 +127,9 @@ def test_the_document_is_the_same_however_often_it_is_asked_for():
 
 
 def test_the_token_endpoint_refuses_in_the_words_of_oauth2(operations: dict[str, dict[str, Any]]):
-    refused = operations["POST /api/v1/token"]["responses"]["400"]["content"]
-    assert refused == {"application/json": {"schema": {"$ref": "#/components/schemas/TokenProblem"}}}
+    for address in ("POST /api/v1/token", "POST /api/v1/revoke"):
+        refused = operations[address]["responses"]["400"]["content"]
+        assert refused == {"application/json": {"schema": {"$ref": "#/components/schemas/TokenProblem"}}}
 
 
 @pytest.mark.promise("U14")

@@ -9,7 +9,7 @@ from app.deps import Caller, Query, RowId, created, query_of, reads, writes
 from app.engine.http.idempotency import NOT_IDEMPOTENT
 from app.models import MachineToken, MachineTokenCreate, MachineTokenRead, NewMachineToken
 
-router = APIRouter(prefix="/machine_tokens", tags=["machine tokens"])
+router = APIRouter(prefix="/machine_tokens", tags=["machine_tokens"])
 TokenQuery = Annotated[Query, query_of(MachineToken)]
 TokenReader = Annotated[Caller, reads(MachineToken)]
 TokenWriter = Annotated[Caller, writes(MachineToken)]
