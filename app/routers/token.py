@@ -97,7 +97,7 @@ async def log_in(
     )
 
 
-@router.post("/revoke")
+@router.post("/revoke", response_class=Response)
 async def revoke_token(application: Application, settings: Settings, form: Annotated[RevokeForm, Form()]) -> Response:
     """End what a token belongs to: the session of an access or refresh token, or a machine token.
 
