@@ -25,8 +25,9 @@ from app.engine.caller import Caller
 from app.engine.database import connect
 from app.engine.jobs import GiveUp, Lost, Queued, Retry, Work, enqueue, job, registered
 from app.engine.sessions import create_session_engine
+from app.engine.statement import Row, Statement, Values
 from app.engine.working import Worker, work_off
-from app.errors import CannotStart, Clash, Missing
+from app.errors import CannotStart, Clash, Missing, Unavailable
 from app.models import ItemCreate
 from app.models.base import utcnow
 from app.settings import ROOT, Settings
@@ -329,6 +330,42 @@ def test_a_handler_has_its_time_and_no_more(world: World, outside: bool):
     world.runner.run(attempt())
 
 
+class Weak:
+    """A database that is away for the first so many times that it is asked for `statement`."""
+
+    def __init__(self, db: Any, statement: Statement, times: int) -> None:
+        self._db, self._statement, self.times, self.dialect = db, statement, times, db.dialect
+
+    async def run(self, statement: Statement, values: Values) -> list[Row]:
+        if statement is self._statement and self.times:
+            self.times -= 1
+            raise Unavailable
+        rows: list[Row] = await self._db.run(statement, values)
+        return rows
+
+
+@pytest.mark.parametrize("times", [3, 9], ids=["for a moment", "for long"])
+def test_what_became_of_a_job_is_said_again_if_the_database_is_away_and_the_job_is_not_done_again(
+    world: World, times: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(working, "PAUSES", (0.001,) * 4)
+    called = register_call()
+
+    async def work() -> None:
+        await enqueue(world.application, "call", {})
+        assert await work_off(Caller(Weak(world.db, jobs.DONE, times))) == 1
+        for _ in range(2):
+            await work_off(world.application, now=utcnow() + LATER)
+        assert called == [1]
+        if times < 4:
+            assert (await queued(world), caplog.records) == ([], [])
+        else:
+            assert (await only_one(world)).due_at is None
+            assert "Nobody could be told what became of job 1 (call)" in caplog.text
+
+    world.runner.run(work())
+
+
 # In the server.
 
 
@@ -352,12 +389,15 @@ def enqueue_in(client: TestClient, kind: str, *, open_for: float = 0) -> None:
     client.portal.call(work)  # type: ignore[union-attr]
 
 
-def test_the_server_does_at_once_what_is_queued_in_it(start: Callable[..., TestClient]):
+def test_the_server_does_at_once_what_is_queued_in_it(
+    start: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(working, "SOON", 0.1)
     called = register_call()
     client = start()
-    time.sleep(0.2)  # by now it looks less often
+    time.sleep(0.75)  # it has looked after 0, 0.1, 0.3 and 0.7 seconds, and would look again after 1.5
     enqueue_in(client, "call", open_for=0.1)
-    assert until(lambda: called == [1]) < working.LATER / 2
+    assert until(lambda: called == [1]) < 0.5
 
 
 @pytest.mark.parametrize("setting", [{"jobs_in_server": False}, {"read_only": True}], ids=["jobs", "read-only"])
