@@ -12,7 +12,7 @@ from app.engine.caller import Caller
 from app.engine.hashing import Hasher
 from app.engine.statement import Statement
 from app.engine.waiting import retried
-from app.errors import CannotStart, Clash, Forbidden
+from app.errors import CannotStart, Clash
 from app.models import Item, User, UserCreate, UserRead
 
 _user = User.__table__.c
@@ -66,8 +66,7 @@ async def _settle_superusers(tx: Caller, *, leaving: int | None) -> None:
 
 async def require_superuser(caller: Caller) -> None:
     """Raise Forbidden unless the caller is one now, whatever their token says."""
-    if (await standing.recognise(caller)).role == "user":
-        raise Forbidden("That is for superusers.")
+    (await standing.recognise(caller)).require_superuser()
 
 
 async def count(caller: Caller) -> Counts:
