@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import bindparam, or_, select, update
 
 from app.accounts.finding import identify
-from app.crud import machine_tokens
+from app.crud import machine_tokens, standing
 from app.engine import scopes
 from app.engine.caller import Caller
 from app.engine.statement import Statement
@@ -62,6 +62,7 @@ async def create_machine_token(caller: Caller, data: MachineTokenCreate) -> NewM
 
     Raises Invalid for a scope that is none, or that the caller's own token does not have.
     """
+    caller = await standing.recognise(caller)  # who was demoted must not keep `admin` in a token for later
     own, is_superuser = (caller.identity.scopes if caller.identity else None), caller.role == "superuser"
     granted = scopes.granted(data.scope, is_superuser=is_superuser, within=own)
     token, until = new_secret(MACHINE), data.days and utcnow() + timedelta(days=data.days)
