@@ -15,7 +15,7 @@ from app.engine.hashing import Hasher
 from app.errors import CannotStart, Missing
 from app.models import AccountCreate, UserRead, UserWithPassword
 from app.settings import get_settings
-from app.start import answer, opened, say
+from app.start import answer, opened, require_newest, say
 
 user = typer.Typer(no_args_is_help=True, help="Accounts: who may log in. Also for the day when nobody can.")
 PAGE = 1000
@@ -134,6 +134,7 @@ def act(work: Callable[[Caller, Hasher], Awaitable[str]]) -> None:
     """Do it as the application itself, and say what came of it."""
 
     async def go() -> None:
+        require_newest(get_settings())
         async with opened(get_settings()) as (application, hasher):
             say(await work(application, hasher))
 
