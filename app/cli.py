@@ -1,4 +1,4 @@
-"""The commands: `python3 -m app [run|serve|demo|new|migrate|superuser|user|token|export|import|openapi]`.
+"""The commands: `python3 -m app [run|serve|worker|jobs|demo|new|migrate|superuser|user|token|export|import|openapi]`.
 
 __main__.py answers `test`.
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from app import accounts, scaffold, user_commands
+from app import accounts, job_commands, scaffold, user_commands
 from app.demo import fill
 from app.engine import logs, migrations
 from app.errors import CannotStart
@@ -23,6 +23,7 @@ from app.settings import ROOT, get_settings
 from app.start import answer, opened, prepare, say
 
 main = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+main.add_typer(job_commands.commands)
 main.add_typer(user_commands.user, name="user")
 GRACE = 8  # seconds to finish what is under way: a stalled client must not keep a server alive, and Docker kills at 10
 Port = Annotated[int, typer.Option(help="Where to listen.", min=1, max=65535)]

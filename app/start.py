@@ -23,6 +23,16 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def answer(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, a command; what is refused ends it with its sentence."""
+    try:
+        asyncio.run(work)
+    except Refusal as refusal:
+        raise CannotStart(refusal.detail) from None
+    except ValidationError as error:
+        raise CannotStart("\n".join(f"{wrong['loc'][0]}: {wrong['msg']}." for wrong in error.errors())) from None
+
+
 async def prepare(settings: Settings) -> None:
     """In development bring everything up to date; elsewhere check. Raises CannotStart with the command to type."""
     if settings.environment == "development":
@@ -47,16 +57,6 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Caller, Hasher]]:
             yield Caller(database), hasher
     finally:
         hasher.close()
-
-
-def answer(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; what is refused ends the command with its sentence."""
-    try:
-        asyncio.run(work)
-    except Refusal as refusal:
-        raise CannotStart(refusal.detail) from None
-    except ValidationError as error:
-        raise CannotStart("\n".join(f"{wrong['loc'][0]}: {wrong['msg']}." for wrong in error.errors())) from None
 
 
 async def ensure_superuser(settings: Settings) -> None:

@@ -15,6 +15,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 from sqlmodel import SQLModel
 
+from app.engine import jobs, working
 from app.engine.caller import Caller
 from app.engine.http import dispatch
 from app.errors import Clash, Invalid
@@ -23,6 +24,7 @@ from app.security import read_access_token
 from app.settings import ROOT, Settings
 from tests.conftest import PASSWORD, Person, sign_up
 from tests.scratch import tables
+from tests.servers import free_port
 
 THEIRS = {"invoices", "companies", "projects", "labels", "labelings", "teams", "memberships", "bookings", "expenses"}
 THEIRS |= {"contracts", "minutes"}
@@ -100,7 +102,7 @@ def read(settings: Settings, start: Callable[..., TestClient]) -> Iterator[Calla
 
 def test_no_page_has_python_that_nobody_runs():
     pages = {file.stem for file in (ROOT / "docs").glob("*.md") if "```python" in file.read_text(encoding="utf-8")}
-    assert pages == {"lists", "relations", "access", "routes", "add-an-entity"}  # the last is for test_new.py
+    assert pages == {"lists", "relations", "access", "routes", "jobs", "add-an-entity"}  # the last is for test_new.py
 
 
 def titles(answer: Any, field: str) -> list[Any]:
@@ -271,6 +273,34 @@ def test_what_routes_md_tells_is_so(read: Callable[[str], Page]):
     page.call(page.approve_small_ones)
     assert titles(ann.get("/expenses/open"), "id") == []
     assert root.get("/expenses/counts").json() == {"approved": 3}
+
+
+def test_what_jobs_md_tells_is_so(read: Callable[[str], Page], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "registered", {})
+    monkeypatch.setattr(working, "registered", jobs.registered)
+    page = read("jobs")
+    page.names["get_settings"] = lambda: page.app.state.settings
+    page.names["PAGER"] = ("127.0.0.1", free_port())
+    paged = list[bytes]()
+
+    async def listen() -> asyncio.Server:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            paged.append(await reader.readline())
+            writer.close()
+
+        return await asyncio.start_server(answer, *page.PAGER)
+
+    assert page.ann.post("/reminders?hours=3", {"title": "Water the plants"}).status_code == 201
+    assert page.call(page.do_what_is_due) == 0
+    assert page.call(page.do_what_is_due, hours=4) == 2
+    assert page.ann.get("/items/1").json()["title"] == "Now: Water the plants"
+    ((waiting,), _) = page.call(jobs.list_jobs, page.app.state.database)
+    assert (waiting.kind, waiting.attempts, waiting.error) == ("page", 1, "The pager does not answer.")
+    server = page.call(listen)
+    assert page.call(page.do_what_is_due, hours=5) == 1
+    page.call(server.close)
+    assert paged == [b"Now: Water the plants\n"]
+    assert page.call(page.do_what_is_due, hours=100) == 0
 
 
 async def race(page: Page) -> list[str]:

@@ -14,7 +14,7 @@ from app.engine.hashing import Hasher
 from app.engine.records import keys
 from app.engine.statement import Row, Statement
 from app.engine.waiting import retried
-from app.errors import CannotStart, Clash, Forbidden
+from app.errors import CannotStart, Clash
 from app.models import AccountCreate, Item, User, UserRead, UserWithPassword
 from app.models.user import UserBase
 
@@ -139,8 +139,7 @@ def _refuse_last(superusers: list[Row], *, leaving: int | None) -> None:
 
 async def require_superuser(caller: Caller) -> None:
     """Raise Forbidden unless the caller is one now, whatever their token says."""
-    if (await standing.recognise(caller)).role == "user":
-        raise Forbidden("That is for superusers.")
+    (await standing.recognise(caller)).require_superuser()
 
 
 async def count(caller: Caller) -> Counts:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import bindparam, delete, or_, select, update
 
 from app.accounts.finding import identify
-from app.crud import machine_tokens, transaction
+from app.crud import machine_tokens, standing, transaction
 from app.engine import scopes
 from app.engine.caller import Caller
 from app.engine.recording import acting
@@ -62,8 +62,7 @@ async def identify_machine(application: Caller, token: str) -> Identity:
     if is_to_note:
         with suppress(Unavailable):  # a note, and not worth a refusal
             await application.db.run(_USED, {"value": token_id, "now": now})
-    granted = None if scope is None else frozenset(scope.split())
-    return Identity(user_id, bool(is_superuser), machine_token_id=token_id, scopes=granted)
+    return Identity(user_id, bool(is_superuser), machine_token_id=token_id, scopes=scopes.read(scope))
 
 
 async def create_machine_token(caller: Caller, data: MachineTokenCreate) -> NewMachineToken:
@@ -71,10 +70,11 @@ async def create_machine_token(caller: Caller, data: MachineTokenCreate) -> NewM
 
     Raises Invalid for a scope that is none, or that the caller's own token does not have.
     """
+    caller = await standing.recognise(caller)  # who was demoted must not keep `admin` in a token for later
     own, is_superuser = (caller.identity.scopes if caller.identity else None), caller.role == "superuser"
-    granted = scopes.granted(data.scope or "", is_superuser=is_superuser, within=own)
+    granted = scopes.granted(data.scope, is_superuser=is_superuser, within=own)
     token, until = new_secret(MACHINE), data.days and utcnow() + timedelta(days=data.days)
-    new = {"scope": granted and " ".join(sorted(granted)), "hashed_token": hashed(token), "prefix": token[:SHOWN]}
+    new = {"scope": scopes.written(granted), "hashed_token": hashed(token), "prefix": token[:SHOWN]}
     row = await _create(caller, data, expires_at=until, **new)
     return NewMachineToken.model_construct(**dict(row), token=token)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
 from app.accounts import Counts
-from app.deps import Administrator, Caller, Hasher, Query, RowId, created, query_of, require_superuser
+from app.deps import Administrator, Caller, Hasher, Query, RowId, created, query_of, reads, require_superuser, writes
 from app.engine.http.idempotency import NOT_IDEMPOTENT
 from app.errors import Forbidden, documented
 from app.extras.history import everything
@@ -17,6 +17,8 @@ router = APIRouter(
 )
 router.include_router(everything())
 UserQuery = Annotated[Query, query_of(User)]
+UserReader = Annotated[Caller, reads(User)]
+UserWriter = Annotated[Caller, writes(User)]
 
 
 @router.get("/counts")
@@ -26,7 +28,7 @@ async def read_counts(caller: Administrator) -> Counts:
 
 
 @router.get("/users")
-async def list_accounts(caller: Administrator, query: UserQuery) -> list[UserRead]:
+async def list_accounts(caller: UserReader, query: UserQuery) -> list[UserRead]:
     """Every account, newest first."""
     return await crud.users.page(caller, query)
 
@@ -60,19 +62,19 @@ async def delete_account(caller: Administrator, user_id: RowId) -> None:
 
 
 @router.post("/users/{user_id}/activate")
-async def activate_user(caller: Administrator, user_id: RowId) -> UserRead:
+async def activate_user(caller: UserWriter, user_id: RowId) -> UserRead:
     """Let somebody in again. They log in anew."""
     return await accounts.set_active(caller, user_id, True)
 
 
 @router.post("/users/{user_id}/deactivate", responses=documented(409))
-async def deactivate_user(caller: Administrator, user_id: RowId) -> UserRead:
+async def deactivate_user(caller: UserWriter, user_id: RowId) -> UserRead:
     """Shut somebody out, from their very next request on. What is theirs stays."""
     return await accounts.set_active(caller, user_id, False)
 
 
 @router.post("/users/{user_id}/promote")
-async def promote_user(caller: Administrator, user_id: RowId) -> UserRead:
+async def promote_user(caller: UserWriter, user_id: RowId) -> UserRead:
     """Make somebody a superuser."""
     return await accounts.set_superuser(caller, user_id, True)
 
@@ -82,7 +84,7 @@ async def promote_user(caller: Administrator, user_id: RowId) -> UserRead:
     tags=["superusers"],
     responses=documented(409) | documented(403, description="You cannot demote yourself"),
 )
-async def demote_user(caller: Administrator, user_id: RowId) -> UserRead:
+async def demote_user(caller: UserWriter, user_id: RowId) -> UserRead:
     """Make a superuser an ordinary user. Not yourself: another superuser must agree that you go."""
     _refuse_own(caller, user_id, "You cannot demote yourself. Ask another superuser.")
     return await accounts.set_superuser(caller, user_id, False)

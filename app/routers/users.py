@@ -37,6 +37,7 @@ router = APIRouter(prefix="/users", tags=["users"])
 UserQuery = Annotated[Query, query_of(User)]
 UserReader = Annotated[Caller, reads(User)]
 UserWriter = Annotated[Caller, writes(User)]
+UserWithItemsReader = Annotated[Caller, reads(User, Item)]
 ItemQuery = Annotated[Query, query_of(Item)]
 ItemReader = Annotated[Caller, reads(Item)]
 ItemWriter = Annotated[Caller, writes(Item)]
@@ -92,12 +93,12 @@ async def list_my_items(caller: ItemReader, query: ItemQuery) -> list[ItemRead]:
 
 
 @router.get("/{user_id}")
-async def read_user(caller: UserReader, user_id: RowId) -> UserWithItems:
+async def read_user(caller: UserWithItemsReader, user_id: RowId) -> UserWithItems:
     """A user and the newest 100 of their items. Yourself, or for superusers anybody."""
     return await crud.read_user_with_items(caller, user_id)
 
 
-@router.post("/{user_id}/items", status_code=201, responses=documented(409))
+@router.post("/{user_id}/items", status_code=201, dependencies=[reads(User)], responses=documented(409))
 async def create_user_item(caller: ItemWriter, user_id: RowId, data: ItemCreate, response: Response) -> ItemRead:
     """Create an item that belongs to that user. For yourself, or for superusers anybody."""
     return created(response, "items", await crud.create_item_for(caller, user_id, data))
