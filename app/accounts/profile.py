@@ -48,8 +48,9 @@ async def change_password(caller: Caller, hasher: Hasher, data: PasswordChange) 
 
 
 @retried
-async def set_password(caller: Caller, user_id: int, hashed_password: str) -> None:
+async def set_password(caller: Caller, user_id: int, hashed_password: str) -> UserRead:
     """From now on that is the password, and every session has ended."""
     async with transaction(caller) as tx:
-        await users.update(tx, user_id, hashed_password=hashed_password, credentials_changed_at=utcnow())
+        user = await users.update(tx, user_id, hashed_password=hashed_password, credentials_changed_at=utcnow())
         await end_sessions(tx, user_id)
+        return user

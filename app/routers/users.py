@@ -20,7 +20,18 @@ from app.deps import (
     writes,
 )
 from app.errors import Forbidden, documented
-from app.models import Item, ItemCreate, ItemRead, PasswordChange, User, UserCreate, UserRead, UserUpdate, UserWithItems
+from app.models import (
+    Item,
+    ItemCreate,
+    ItemRead,
+    PasswordChange,
+    PasswordProof,
+    User,
+    UserCreate,
+    UserRead,
+    UserUpdate,
+    UserWithItems,
+)
 
 router = APIRouter(prefix="/users", tags=["users"])
 UserQuery = Annotated[Query, query_of(User)]
@@ -64,6 +75,15 @@ async def update_me(caller: UserWriter, hasher: Hasher, changes: UserUpdate, ver
 async def update_my_password(caller: UserWriter, hasher: Hasher, data: PasswordChange) -> None:
     """Change your password. Every login ends, this one too: log in again. Machine tokens stay."""
     await accounts.change_password(caller, hasher, data)
+
+
+@router.post("/me/delete", status_code=204, responses=documented(403, 409))
+async def delete_me(caller: UserWriter, hasher: Hasher, proof: PasswordProof) -> None:
+    """Delete your account, and what is yours. Nothing brings it back.
+
+    Not as the last active superuser, and not while something of yours must not go: 409.
+    """
+    await accounts.delete_own_account(caller, hasher, proof.current_password.get_secret_value())
 
 
 @router.get("/me/items")
