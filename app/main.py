@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import Depends, FastAPI
 
 from app import pages
 from app.deps import require_writable
 from app.engine import logs
+from app.engine.caller import Caller
 from app.engine.database import connect
 from app.engine.hashing import Hasher
 from app.engine.http import dispatch, refusals
@@ -16,6 +17,7 @@ from app.engine.http.answers import EXPOSED, CatchAll, Cors
 from app.engine.http.documents import Documented
 from app.engine.pruning import keep_pruning
 from app.engine.sessions import SESSIONS, create_session_engine
+from app.engine.working import working
 from app.errors import documented
 from app.middleware import Envelope
 from app.routers import api, health
@@ -29,6 +31,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     await prepare(settings)
     url, pgbouncer = settings.database_url, settings.pgbouncer
+    does_jobs = settings.jobs_in_server and not settings.read_only
     app.state.session_engine = create_session_engine(url, pgbouncer=pgbouncer)
     app.state.session_places = asyncio.Semaphore(SESSIONS)
     app.state.hasher = Hasher(settings.bcrypt_rounds)
@@ -40,6 +43,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             connect(url, size=size, pgbouncer=pgbouncer) as app.state.database,
             connect(url, size=1, pgbouncer=pgbouncer) as app.state.probe,
             asyncio.TaskGroup() as background,
+            working(Caller(app.state.database)) if does_jobs else nullcontext(),
         ):
             pruning = background.create_task(keep_pruning(app.state.database, history_days=settings.history_days))
             yield

@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     history_days: int = Field(365, ge=0, le=36500, description="How long changes are kept. 0: for ever.")
     hosts: Words = Field((), description="Names this server answers to: `api.example.com,*.example.org`. None: any.")
     idempotency_hours: int = Field(24, ge=1, le=8760, description="How long a key's answer is kept.")
+    jobs_in_server: bool = Field(True, description="Do queued jobs; otherwise start python3 -m app worker.")
     log_requests: bool = Field(True, description="A line in the log for each request.")
     cors_origins: Words = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
     cors_origin_regex: str | None = Field(None, description="The same as one regular expression.")

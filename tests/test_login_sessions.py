@@ -11,8 +11,10 @@ from fastapi.testclient import TestClient
 from jose import jwt
 from sqlalchemy import text
 
+from app import accounts
 from app.accounts import logins
 from app.engine.caller import Caller
+from app.errors import NoToken
 from app.models.base import utcnow
 from app.security import key_id
 from app.settings import Settings
@@ -220,7 +222,7 @@ def test_logging_out_everywhere_ends_every_session_of_ones_own(here: Login, else
 
 
 def test_ones_sessions_are_listed_and_each_can_be_ended(client: TestClient, ann: Person, bob: Person):
-    client.headers["User-Agent"] = "Netscape\t4 \u00fc"
+    client.headers["User-Agent"] = "Netscape\t4"
     here, there = Login(client), Login(client, scope="users:read")
     listed = here.call("GET", "/sessions").json()
     assert [(each["scope"], each["is_current"]) for each in listed] == [
@@ -254,10 +256,31 @@ def test_a_new_password_ends_every_session(here: Login, elsewhere: Login, client
     assert (here.is_in, elsewhere.is_in) == (OUT, OUT)
 
 
+@pytest.mark.promise("A31")
+def test_a_login_that_is_overtaken_by_a_new_password_begins_nothing(client: TestClient, ann: Person):
+    state = client.app.state  # type: ignore[attr-defined]
+    application, hasher = Caller(state.database), state.hasher
+
+    class Overtaken:
+        """Between the check of the old password and the session that it shall begin."""
+
+        place = hasher.place
+
+        async def verify(self, *asked: Any) -> Any:
+            verified = await hasher.verify(*asked)
+            await accounts.set_password(application, ann.id, "another hash")
+            return verified
+
+    assert client.portal
+    overtaken: Any = Overtaken()
+    with pytest.raises(NoToken):
+        client.portal.call(accounts.log_in, application, overtaken, "ann", PASSWORD)
+
+
 @pytest.mark.promise("A31", "A23")
 def test_a_deactivation_ends_every_session_for_good(here: Login, ann: Person, root: Person):
     assert root.post(f"/admin/users/{ann.id}/deactivate").status_code == 200
-    assert here.is_in == OUT
+    assert here.call("GET", "/users/me").status_code == 401
     assert root.post(f"/admin/users/{ann.id}/activate").status_code == 200
     assert here.is_in == OUT
 

@@ -28,7 +28,7 @@ _NEW = (
     *("created_at", "updated_at", "last_used_at", "expires_at", "client", "address", "scope"),
     *("stamp", "hashed_family", "hashed_refresh"),
 )
-# Only while the password is still the one that was checked. Locked: who changes it meanwhile ends this session too.
+# Only for who is active, and while the password is still the one that was checked. Locked: who changes it meanwhile ends this session too.
 _BEGIN = Statement(
     insert(LoginSession.__table__)
     .from_select(
@@ -105,7 +105,7 @@ async def log_in(
     with hasher.place():
         account = await find_login(application, login)
         right, better = await hasher.verify(password, account and account.hashed_password)
-    if not account or not right or not account.is_active:
+    if not account or not right:
         raise NoToken("invalid_grant", WRONG)
     granted = _granted(scope, is_superuser=account.is_superuser)
     now, stamp, (token, family, refresh) = utcnow(), new_stamp(), _new_refresh_token()

@@ -76,10 +76,10 @@ jobs = Table(
     Column("kind", String(64), nullable=False),
     Column("payload", JsonColumn, nullable=False),
     Column("created_at", UTCDateTime, nullable=False),
-    Column("due_at", UTCDateTime),  # empty: it is dead, and waits for a person
+    # When it may be taken; while somebody has it, when their lease runs out. Empty: it is dead, and waits for a person.
+    Column("due_at", UTCDateTime),
     Column("attempts", Integer, nullable=False),
     Column("lease", BigInteger),  # whose it is: a random number of the one who took it
-    Column("leased_until", UTCDateTime),
     Column("handed_over_at", UTCDateTime),  # when something was begun that must not be begun twice
     Column("error", String(1000)),  # of the last attempt
     Index(None, "due_at", "id"),
