@@ -1,7 +1,7 @@
 """Mail by SMTP: never twice. What surely was not sent is tried again; of the rest a person must judge, and is told.
 
-A capability that can go: without this file, and its line in main.py, no mail is sent and all else works. In development
-without MAIL_URL, mails are files in the folder mails/.
+A capability that can go: without this file, and its lines in start.py, no mail is sent and all else works. Without
+MAIL_URL there are none either, but in development: there they are files in the folder mails/.
 """
 
 import hashlib
@@ -53,19 +53,25 @@ def install(settings: Settings) -> None:
         site = settings.public_url
         letter = Letter(**work.payload) if ready else await letters.write(work.caller, work.payload, site=site)
         if letter:
-            await send(work, letter, compose(letter, settings.mail_from, message_id(work, settings.mail_from)))
+            await send(work, letter, compose(letter, settings.mail_from, work))
 
 
-def compose(letter: Letter, sender: str, number: str) -> EmailMessage:
-    """The mail as it is sent. EmailMessage refuses a line break in a header, so nobody adds one of their own."""
+def compose(letter: Letter, sender: str, work: Work) -> EmailMessage:
+    """The mail as it is sent. Raises GiveUp for a line break in a header, by which somebody would add another."""
     name, address = parseaddr(sender)
-    to = deliverable(letter.to)
-    message = EmailMessage(policy=SMTP if to.isascii() else SMTPUTF8)
-    message["From"] = Address(name, addr_spec=deliverable(address))
-    message["To"] = Address(addr_spec=to)
-    message["Subject"] = letter.subject
+    address = deliverable(address)
+    try:
+        to = deliverable(letter.to)
+        message = EmailMessage(policy=SMTP if to.isascii() else SMTPUTF8)
+        message["To"] = Address("", *to.split("@"))  # it takes no letters beyond ASCII in an addr_spec
+        message["Subject"] = letter.subject
+    except ValueError:
+        raise GiveUp("That is no address, or no subject.") from None
+    message["From"] = Address(name, addr_spec=address)
     message["Date"] = format_datetime(utcnow())
-    message["Message-ID"] = number
+    # The same however often it is tried.
+    digest = hashlib.sha256(json.dumps([work.id, work.payload], sort_keys=True).encode()).hexdigest()[:24]
+    message["Message-ID"] = f"<{work.id}.{digest}@{address.rpartition('@')[2]}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's holiday notice answers it
     is_plain = letter.text.isascii() and all(len(line) < 990 for line in letter.text.splitlines())
     message.set_content(letter.text, cte="7bit" if is_plain else "quoted-printable")
@@ -76,16 +82,6 @@ def deliverable(address: str) -> str:
     """As mail servers know it: a domain in letters of any language has a spelling in ASCII."""
     checked = validate_email(address, check_deliverability=False)
     return checked.ascii_email or checked.normalized
-
-
-def message_id(work: Work, sender: str) -> str:
-    """The same however often it is tried."""
-    digest = hashlib.sha256(json.dumps([work.id, work.payload], sort_keys=True).encode()).hexdigest()[:24]
-    return f"<{work.id}.{digest}@{_domain(sender)}>"
-
-
-def _domain(sender: str) -> str:
-    return deliverable(parseaddr(sender)[1]).rpartition("@")[2]
 
 
 async def put_into_folder(work: Work, letter: Letter, message: EmailMessage) -> None:

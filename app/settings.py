@@ -128,9 +128,9 @@ class Settings(BaseSettings):
     @classmethod
     def check_mail_url(cls, value: SecretStr) -> SecretStr:
         # Not by urlsplit alone: what it cannot read it repeats, and that may be the password.
-        if not re.fullmatch(
-            r"(smtps?://([^\s:/?#@]+:[^\s:/?#@]*@)?([\w.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?/?)?", value.get_secret_value()
-        ):
+        who, host = r"([^\s:/?#@]+:[^\s:/?#@]*@)?", r"([\w.-]+|\[[0-9a-fA-F:]+\])"
+        found = re.fullmatch(rf"smtps?://{who}{host}(:\d{{1,5}})?/?", value.get_secret_value())
+        if value and not (found and int((found[3] or ":0")[1:]) < 2**16):
             raise ValueError(
                 "must be like smtp://user:password@mail.example.com:587, with %40 for an @ in the password"
             )

@@ -4,7 +4,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app import accounts
+from app import accounts, mail
 from app.engine import migrations
 from app.engine.caller import Caller
 from app.engine.database import connect
@@ -21,6 +21,7 @@ def say(text: str) -> None:
 
 async def prepare(settings: Settings) -> None:
     """In development bring everything up to date; elsewhere check. Raises CannotStart with the command to type."""
+    mail.install(settings)
     if settings.environment == "development":
         migrations.upgrade(settings.database_url)
         await ensure_superuser(settings)
@@ -31,6 +32,7 @@ async def prepare(settings: Settings) -> None:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[tuple[Caller, Hasher]]:
     """The application itself as a caller, and a hasher, outside of any server."""
+    mail.install(settings)
     hasher = Hasher(settings.bcrypt_rounds)
     try:
         async with connect(settings.database_url, pgbouncer=settings.pgbouncer) as database:

@@ -6,6 +6,8 @@ So a link's secret is in its mail and nowhere else: what is queued says only wha
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+from pydantic import JsonValue
+
 from app.accounts import links
 from app.accounts.finding import Account, find
 from app.crud import transaction
@@ -37,7 +39,7 @@ def require_mail() -> None:
         raise Clash("This server sends no mails. Ask a superuser.")
 
 
-async def post(tx: Caller, letter: str, **facts: object) -> None:
+async def post(tx: Caller, letter: str, **facts: JsonValue) -> None:
     """Queue the letter of that name, if this server sends mails. With the transaction `tx` it is gone again."""
     if are_sent():
         await jobs.enqueue(tx, MAIL, {"letter": letter, **facts})
