@@ -1,4 +1,4 @@
-"""The commands: `python3 -m app [run|serve|demo|new|migrate|superuser|token|export|import|openapi]`.
+"""The commands: `python3 -m app [run|serve|worker|jobs|demo|new|migrate|superuser|token|export|import|openapi]`.
 
 __main__.py answers `test`.
 """
@@ -8,23 +8,22 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 
-from app import accounts, scaffold
+from app import accounts, job_commands, scaffold
 from app.demo import fill
 from app.engine import logs, migrations
-from app.errors import CannotStart, Refusal
+from app.errors import CannotStart
 from app.models import MachineTokenCreate
 from app.models.base import Access
 from app.settings import ROOT, get_settings
-from app.start import opened, prepare, say
+from app.start import answer, opened, prepare, say
 
 main = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+main.add_typer(job_commands.commands)
 GRACE = 8  # seconds to finish what is under way: a stalled client must not keep a server alive, and Docker kills at 10
 Port = Annotated[int, typer.Option(help="Where to listen.", min=1, max=65535)]
 Workers = Annotated[int, typer.Option(help="How many processes.", min=1, max=64)]
@@ -189,16 +188,6 @@ def openapi() -> None:
     document = json.dumps(app.openapi(), indent=1, ensure_ascii=False)
     (ROOT / "docs" / "openapi.json").write_text(f"{document}\n", encoding="utf-8")
     say("docs/openapi.json is as the API is now.")
-
-
-def answer(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; what is refused ends the command with its sentence."""
-    try:
-        asyncio.run(work)
-    except Refusal as refusal:
-        raise CannotStart(refusal.detail) from None
-    except ValidationError as error:
-        raise CannotStart("\n".join(f"{wrong['loc'][0]}: {wrong['msg']}." for wrong in error.errors())) from None
 
 
 def make_ready(command: str, host: str, port: int) -> None:

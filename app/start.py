@@ -1,15 +1,19 @@
 """What must be true before the first request: the schema is the newest, and in development somebody can log in."""
 
+import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
+
+from pydantic import ValidationError
 
 from app import accounts, mail
 from app.engine import migrations
 from app.engine.caller import Caller
 from app.engine.database import connect
 from app.engine.hashing import Hasher
-from app.errors import CannotStart
+from app.errors import CannotStart, Refusal
 from app.settings import Settings
 
 
@@ -17,6 +21,16 @@ def say(text: str) -> None:
     """To the person at the terminal, not to the log."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def answer(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, a command; what is refused ends it with its sentence."""
+    try:
+        asyncio.run(work)
+    except Refusal as refusal:
+        raise CannotStart(refusal.detail) from None
+    except ValidationError as error:
+        raise CannotStart("\n".join(f"{wrong['loc'][0]}: {wrong['msg']}." for wrong in error.errors())) from None
 
 
 async def prepare(settings: Settings) -> None:

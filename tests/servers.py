@@ -95,15 +95,23 @@ def sql(engine: Engine, statement: str, **values: object) -> list[tuple[Any, ...
 
 
 def keeper(engine: Engine) -> Callable[[], None]:
-    """What it returns makes everybody who has an account now what they are now, whatever happened to them."""
-    names = ("username", "email", "hashed_password", "is_active", "is_superuser")
-    accounts = [
-        dict(zip(("id", *names), row, strict=True)) for row in sql(engine, f"SELECT id, {', '.join(names)} FROM users")
-    ]
-    update = text(f"UPDATE users SET {', '.join(f'{name} = :{name}' for name in names)} WHERE id = :id")
+    """What it returns makes everybody who has an account now what they are now, and brings back what they come with."""
+    kept = {table: _rows(engine, table) for table in ("users", "sessions", "machine_tokens")}
 
     def restore() -> None:
         with engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
-            connection.execute(update, accounts)
+            for table, rows in kept.items():
+                if rows:
+                    names = ", ".join(rows[0])
+                    values = ", ".join(f":{name}" for name in rows[0])
+                    new = ", ".join(f"{name} = excluded.{name}" for name in rows[0])
+                    again = f"UPDATE SET {new}" if table == "users" else "NOTHING"
+                    insert = f"INSERT INTO {table} ({names}) VALUES ({values}) ON CONFLICT (id) DO {again}"
+                    connection.execute(text(insert), rows)
 
     return restore
+
+
+def _rows(engine: Engine, table: str) -> list[dict[str, Any]]:
+    with engine.begin() as connection:
+        return [dict(row) for row in connection.execute(text(f"SELECT * FROM {table}")).mappings()]

@@ -28,7 +28,8 @@ _NEW = (
     *("created_at", "updated_at", "last_used_at", "expires_at", "client", "address", "scope"),
     *("stamp", "hashed_family", "hashed_refresh"),
 )
-# Only for who is active, and while the password is still the one that was checked. Locked: who changes it meanwhile ends this session too.
+# Only for who is active, and while the password is still the one that was checked. Locked: who changes it meanwhile
+# ends this session too.
 _BEGIN = Statement(
     insert(LoginSession.__table__)
     .from_select(

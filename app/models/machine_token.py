@@ -4,11 +4,15 @@ It is shown once. Only its hash is stored, and its first letters, by which a lea
 """
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import StringConstraints
 from sqlmodel import Field, SQLModel
 
 from app.models.base import BigId, Closed, Entity, Line, Row
+
+# As RFC 6749 writes it (section 3.3).
+Scope = Annotated[str, StringConstraints(pattern=r"^[!#-\[\]-~]+( [!#-\[\]-~]+)*$")]
 
 
 class MachineTokenBase(SQLModel):
@@ -16,7 +20,7 @@ class MachineTokenBase(SQLModel):
 
 
 class MachineTokenCreate(Closed, MachineTokenBase):
-    scope: Line | None = Field(
+    scope: Scope | None = Field(
         default=None,
         max_length=2000,
         description="What it may do, separated by spaces. None: all that you may.",

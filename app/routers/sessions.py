@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from app import accounts, crud
 from app.accounts import MySession
 from app.deps import Caller, RowId, reads, writes
+from app.errors import documented
 from app.models import LoginSession
 
 router = APIRouter(tags=["sessions"])
@@ -32,7 +33,7 @@ async def end_session(caller: SessionWriter, session_id: RowId) -> None:
     await crud.sessions.delete(caller, session_id)
 
 
-@router.post("/logout", status_code=204)
+@router.post("/logout", status_code=204, responses=documented(403, description="A machine token is no login"))
 async def log_out(caller: Caller) -> None:
     """Log out: the session that your token belongs to ends, and its refresh token with it."""
     await accounts.log_out(caller)

@@ -24,10 +24,10 @@ from app.security import create_access_token
 class TokenForm(BaseModel):
     """OAuth2's form. What Cadre does not use is accepted, as the standard says."""
 
-    grant_type: str | None = Field(None, description="`password`, or `refresh_token`.", max_length=64)
-    username: Text | None = Field(None, min_length=1, max_length=254, description="Username or e-mail.")
-    password: SecretStr | None = Field(None, min_length=1, max_length=1000)
-    refresh_token: SecretStr | None = Field(None, max_length=1000, description="Instead of name and password.")
+    grant_type: str = Field("password", description="Or `refresh_token`.", max_length=64)
+    username: Text = Field("", min_length=1, max_length=254, description="Username or e-mail.")
+    password: SecretStr = Field(SecretStr(""), min_length=1, max_length=1000)
+    refresh_token: SecretStr = Field(SecretStr(""), max_length=1000, description="Instead of name and password.")
     scope: str = Field("", max_length=2000, description="What the token may do. Empty: all that you may.")
     client_id: str | None = Field(None, max_length=254)
     client_secret: SecretStr | None = Field(None, max_length=1000)
@@ -79,12 +79,12 @@ async def log_in(
     """
     if form.grant_type == "refresh_token" and form.refresh_token:
         got = await accounts.refresh(application, form.refresh_token.get_secret_value(), scope=form.scope)
-    elif form.grant_type in (None, "", "password") and form.username and form.password:
+    elif form.grant_type == "password" and form.username and form.password:
         password, days = form.password.get_secret_value(), settings.session_days
         got = await accounts.log_in(
             application, hasher, form.username, password, scope=form.scope, days=days, client=client
         )
-    elif form.grant_type in (None, "", "password", "refresh_token"):
+    elif form.grant_type in ("password", "refresh_token"):
         raise NoToken("invalid_request", "Send username and password, or a refresh_token.")
     else:
         raise NoToken("unsupported_grant_type", "The grant_type here is password, or refresh_token.")
@@ -97,7 +97,7 @@ async def log_in(
     )
 
 
-@router.post("/revoke")
+@router.post("/revoke", response_class=Response)
 async def revoke_token(application: Application, settings: Settings, form: Annotated[RevokeForm, Form()]) -> Response:
     """End what a token belongs to: the session of an access or refresh token, or a machine token.
 
