@@ -28,7 +28,11 @@ _told = _link.user_id, _link.email, cast(_link.data, Text)
 _LOOK = Statement(select(*_told).where(_holds))
 # One statement finds it and uses it up: of two who come with it, one finds nothing.
 _TAKE = Statement(delete(Link.__table__).where(_holds).returning(*_told))
-_NEW = Statement(insert(Link.__table__))
+_NEW = Statement(
+    insert(Link.__table__).values(
+        {column: bindparam(f"new_{column.name}", type_=column.type) for column in _link if column.name != "id"}
+    )
+)
 _FORGET = Statement(delete(Link.__table__).where(_link.user_id == bindparam("user"), _purposes).returning(_link.id))
 _EXPIRED = Statement(delete(Link.__table__).where(_link.expires_at <= bindparam("now")).returning(_link.id))
 
@@ -48,8 +52,15 @@ async def make(
     if user_id is not None:
         await forget(tx, user_id, purpose)
     secret, now = new_secret(LINK), utcnow()
-    new = {"purpose": purpose, "user_id": user_id, "email": email, "data": data, "hashed_secret": hashed(secret)}
-    await tx.db.run(_NEW, {**new, "created_at": now, "expires_at": now + LIVES[purpose]})
+    new: dict[str, Any] = {
+        "purpose": purpose,
+        "user_id": user_id,
+        "email": email,
+        "data": data,
+        "hashed_secret": hashed(secret),
+    }
+    new |= {"created_at": now, "expires_at": now + LIVES[purpose]}
+    await tx.db.run(_NEW, {f"new_{name}": value for name, value in new.items()})
     return secret
 
 

@@ -70,7 +70,7 @@ async def set_password(caller: Caller, user_id: int, hashed_password: str, *, co
 
     `confirmed`: they have shown that the account's address is theirs.
     """
-    new: dict[str, Any] = {"hashed_password": hashed_password, "password_changed_at": utcnow()}
+    new: dict[str, Any] = {"hashed_password": hashed_password, "credentials_changed_at": utcnow()}
     async with transaction(caller) as tx:
         user = await users.update(tx, user_id, **(new | {"is_verified": True} if confirmed else new))
         await end_sessions(tx, user_id)
