@@ -39,7 +39,13 @@ async def prepare(settings: Settings) -> None:
     if settings.environment == "development":
         migrations.upgrade(settings.database_url)
         await ensure_superuser(settings)
-    elif not migrations.is_at_head(settings.database_url):
+    else:
+        require_newest(settings)
+
+
+def require_newest(settings: Settings) -> None:
+    """Raise CannotStart unless the database is at the newest migration."""
+    if not migrations.is_at_head(settings.database_url):
         raise CannotStart("The database is not at the newest migration. Run: python3 -m app migrate")
 
 

@@ -7,13 +7,14 @@ each kind, show that the tests themselves notice. World.ask holds every answer a
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import UniqueConstraint
 
+from app.engine.scopes import known
 from app.engine.visibility import entities
 from app.models.base import Access, Closed, Partial
 from app.settings import Settings
@@ -218,6 +219,65 @@ def test_a_teams_row_is_there_for_its_members(world: World, kind: Kind):
     world.join(team, row[kind.entity.__team__], world.bob)
     assert world.ask(world.bob, "GET", at(kind, row)).json() == row
     assert row in world.ask(world.bob, "GET", kind.path).json()
+
+
+# What a token may do.
+
+
+def test_to_read_takes_a_scope_and_to_write_another(world: World, kind: Kind, owner: Person):
+    row, name = world.row(kind), str(kind)
+    admin = {"admin"} if kind.access is Access.RESTRICTED or owner is world.root else set()
+    to_read, to_write = ({f"{name}:{how}"} | (admin if is_for_superusers(kind) else set()) for how in ("read", "write"))
+    reader, writer = (world.scoped(owner, f"{name}:{how}", *admin) for how in ("read", "write"))
+    others = world.scoped(owner, *(known.keys() - {f"{name}:read", f"{name}:write"}))
+    own = re.compile(rf"/api/v1{kind.path}(/.*)?")
+    operations = [each for each in world.operations() if own.fullmatch(each[1])]
+    assert len(operations) == 14
+    for method, path, operation in operations:
+        address, needed = at_row(path, row["id"]), to_read if method == "GET" else to_write
+        assert (path, world.scopes(operation)) == (path, sorted(needed))
+        body = {} if "requestBody" in operation else None
+        for refused in (others, writer if method == "GET" else reader):
+            answer = world.ask(refused, method, address, body)
+            assert (method, address, answer.status_code) == (method, address, 403)
+            assert answer.headers["WWW-Authenticate"] == insufficient(needed)
+        if method == "GET":
+            assert (path, world.ask(reader, method, address).status_code) == (path, 200)
+    body, new, file = world.body(kind), world.body(kind), json.dumps(world.body(kind)).encode()
+    if is_a_teams(kind):  # whoever was in the team is in none any more, and its members come back with it
+        writer = world.scoped(world.root, "admin", f"{name}:write", f"{kind.entity.__members__}:write")
+    written = [
+        world.ask(writer, "PATCH", at(kind, row), body),
+        world.ask(writer, "PATCH", at(kind, row), {}),
+        world.ask(writer, "PATCH", f"{kind.path}/bulk", [{"id": row["id"], **body}]),
+        world.ask(writer, "POST", f"{kind.path}/bulk", [new]),
+        world.ask(writer, "POST", f"{kind.path}/import", content=file, headers={"Content-Type": MEDIA["jsonl"]}),
+        world.ask(writer, "DELETE", at(kind, row)),
+        world.ask(writer, "POST", f"{at(kind, row)}/restore"),
+        world.ask(writer, "POST", f"{kind.path}/bulk/delete", [row["id"]]),
+    ]
+    secret = kind.table.columns.keys() - kind.read.model_fields.keys()  # then there is no restoration
+    assert [each.status_code for each in written] == [
+        200,
+        200,
+        200,
+        201,
+        200,
+        204,
+        *((409, 404) if secret else (200, 204)),
+    ]
+
+
+def at_row(path: str, row_id: int) -> str:
+    return re.sub(r"{\w+}", str(row_id), path.removeprefix("/api/v1"))
+
+
+def insufficient(scopes: Iterable[str]) -> str:
+    return f'Bearer error="insufficient_scope", scope="{" ".join(sorted(scopes))}"'
+
+
+def is_for_superusers(kind: Kind) -> bool:
+    return kind.access is Access.RESTRICTED
 
 
 # What is refused.

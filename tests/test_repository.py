@@ -34,7 +34,7 @@ SECRETS = (
     re.compile(r"(?<![\w/+-])(?=[\w/+-]*[a-z])(?=[\w/+-]*[A-Z])(?=[\w/+-]*\d)[\w/+-]{24,}"),
 )
 # Commands stand beside the app: nobody reads them to understand it.
-COMMANDS = {"__main__.py", "cli.py", "job_commands.py", "demo.py", "scaffold"}
+COMMANDS = {"__main__.py", "cli.py", "job_commands.py", "demo.py", "scaffold", "user_commands.py"}
 
 # The entities that Cadre comes with, and what stands beside them; not the two lists, in which a team's own stand too.
 OURS = {"admin.py", "base.py", "health.py", "item.py", "items.py", "link.py", "links.py", "machine_token.py"}

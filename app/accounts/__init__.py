@@ -21,10 +21,13 @@ from app.accounts.addresses import (
 from app.accounts.administration import (
     Counts,
     count,
+    create_account,
     create_first_superuser,
-    create_superuser,
+    delete_account,
+    delete_own_account,
     new_password,
     require_superuser,
+    reset_account,
     set_active,
     set_superuser,
 )

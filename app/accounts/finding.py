@@ -1,16 +1,19 @@
 """What is asked of the database about an account, before it is known who is calling."""
 
+from contextlib import suppress
 from typing import NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import bindparam, select
 
 from app.engine.caller import Caller
 from app.engine.statement import Statement
 from app.errors import Missing
 from app.models import User
-from app.models.user import fold
+from app.models.user import Email, fold
 from app.security import Identity
 
+_ADDRESS: TypeAdapter[str] = TypeAdapter(Email)
 _user = User.__table__.c
 _account = select(_user.id, _user.username, _user.email, _user.is_superuser, _user.is_active, _user.hashed_password)
 _BY = {name: Statement(_account.where(_user[name] == bindparam("value"))) for name in ("id", "username", "email")}
@@ -35,7 +38,12 @@ async def find(caller: Caller, by: str, value: object) -> Account | None:
 
 async def find_login(caller: Caller, login: str) -> Account | None:
     """The account with that username or e-mail, however it is written."""
-    return await find(caller, "email" if "@" in login else "username", fold(login.strip()))
+    name = fold(login.strip())
+    if "@" not in name:
+        return await find(caller, "username", name)
+    with suppress(ValidationError):  # what is no address is nobody's
+        name = _ADDRESS.validate_python(login)
+    return await find(caller, "email", name)
 
 
 async def identify(application: Caller, username: str) -> Identity:

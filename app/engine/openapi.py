@@ -37,7 +37,8 @@ def document(schema: dict[str, Any]) -> None:
     """
     schemes = schema["components"]["securitySchemes"]
     schemes["MachineToken"] = MACHINE_TOKEN
-    schemes["Login"]["flows"]["password"]["scopes"] = dict(sorted(known.items()))
+    needed = {scope for of in schema["paths"].values() for each in of.values() for scope in _scopes(each)}
+    schemes["Login"]["flows"]["password"]["scopes"] = {name: known[name] for name in sorted(needed)}
     rows = _rows(schema["components"]["schemas"])
     _give_examples(schema["components"]["schemas"])
     for path, operations in schema["paths"].items():
@@ -83,8 +84,7 @@ def _possible(path: str, operation: dict[str, Any]) -> set[int]:
     return (
         ALWAYS
         | (FOR_A_BODY if "requestBody" in operation else set())
-        | ({401} if "security" in operation else set())
-        | ({403} if _scopes(operation) else set())
+        | ({401, 403} if "security" in operation else set())
         | ({404} if "{" in path else set())
         | ({412} if any(parameter["name"] == "If-Match" for parameter in operation.get("parameters", ())) else set())
     )

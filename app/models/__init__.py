@@ -4,4 +4,14 @@ from app.models.item import Item, ItemCreate, ItemRead, ItemUpdate, UserWithItem
 from app.models.link import Confirmation, Link, PasswordReset, Purpose, ResetRequest
 from app.models.machine_token import MachineToken, MachineTokenCreate, MachineTokenRead, NewMachineToken
 from app.models.session import LoginSession, SessionRead
-from app.models.user import PasswordChange, User, UserCreate, UserRead, UserUpdate
+from app.models.user import (
+    AccountCreate,
+    Invitation,
+    PasswordChange,
+    PasswordProof,
+    User,
+    UserCreate,
+    UserRead,
+    UserUpdate,
+    UserWithPassword,
+)

@@ -21,12 +21,24 @@ from app.deps import (
     writes,
 )
 from app.errors import Forbidden, documented
-from app.models import Item, ItemCreate, ItemRead, PasswordChange, User, UserCreate, UserRead, UserUpdate, UserWithItems
+from app.models import (
+    Item,
+    ItemCreate,
+    ItemRead,
+    PasswordChange,
+    PasswordProof,
+    User,
+    UserCreate,
+    UserRead,
+    UserUpdate,
+    UserWithItems,
+)
 
 router = APIRouter(prefix="/users", tags=["users"])
 UserQuery = Annotated[Query, query_of(User)]
 UserReader = Annotated[Caller, reads(User)]
 UserWriter = Annotated[Caller, writes(User)]
+UserWithItemsReader = Annotated[Caller, reads(User, Item)]
 ItemQuery = Annotated[Query, query_of(Item)]
 ItemReader = Annotated[Caller, reads(Item)]
 ItemWriter = Annotated[Caller, writes(Item)]
@@ -72,6 +84,15 @@ async def update_my_password(caller: UserWriter, hasher: Hasher, data: PasswordC
     await accounts.change_password(caller, hasher, data)
 
 
+@router.post("/me/delete", status_code=204, responses=documented(403, 409))
+async def delete_me(caller: UserWriter, hasher: Hasher, proof: PasswordProof) -> None:
+    """Delete your account, and what is yours. Nothing brings it back.
+
+    Not as the last active superuser, and not while something of yours must not go: 409.
+    """
+    await accounts.delete_own_account(caller, hasher, proof.current_password.get_secret_value())
+
+
 @router.get("/me/items")
 async def list_my_items(caller: ItemReader, query: ItemQuery) -> list[ItemRead]:
     """Your own items, newest first."""
@@ -79,12 +100,12 @@ async def list_my_items(caller: ItemReader, query: ItemQuery) -> list[ItemRead]:
 
 
 @router.get("/{user_id}")
-async def read_user(caller: UserReader, user_id: RowId) -> UserWithItems:
+async def read_user(caller: UserWithItemsReader, user_id: RowId) -> UserWithItems:
     """A user and the newest 100 of their items. Yourself, or for superusers anybody."""
     return await crud.read_user_with_items(caller, user_id)
 
 
-@router.post("/{user_id}/items", status_code=201, responses=documented(409))
+@router.post("/{user_id}/items", status_code=201, dependencies=[reads(User)], responses=documented(409))
 async def create_user_item(caller: ItemWriter, user_id: RowId, data: ItemCreate, response: Response) -> ItemRead:
     """Create an item that belongs to that user. For yourself, or for superusers anybody."""
     return created(response, "items", await crud.create_item_for(caller, user_id, data))
