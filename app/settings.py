@@ -4,13 +4,23 @@ import os
 import re
 import secrets
 from contextlib import suppress
+from email.utils import parseaddr
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import EmailStr, Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    EmailStr,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+    validate_email,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import CannotStart
@@ -36,6 +46,11 @@ class Settings(BaseSettings):
     session_days: int = Field(30, ge=1, le=365, description="How long a login can be refreshed.")
     bcrypt_rounds: int = Field(12, ge=4, le=16, description="Cost of a password hash; at least 10 in production.")
     registration_open: bool = Field(True, description="Whether strangers may sign up.")
+    mail_url: SecretStr = Field(
+        SecretStr(""), description="Sends mails: `smtp://user:password@host:587`, `smtps://...`."
+    )
+    mail_from: str = Field("Cadre <no-reply@example.com>", max_length=300, description="Whom mails are from.")
+    public_url: str = Field("http://127.0.0.1:8000", max_length=500, description="Where the links in mails lead.")
     read_only: bool = Field(False, description="Answer every write with 503, for maintenance.")
     database_connections: int = Field(
         16, ge=8, le=100, description="Of one server process: 5 for Sessions, one for /ready, the rest for verbs."
@@ -109,6 +124,34 @@ class Settings(BaseSettings):
             return value.replace("postgres://", "postgresql://", 1)
         raise ValueError("must begin with sqlite:/// or postgresql://")
 
+    @field_validator("mail_url")
+    @classmethod
+    def check_mail_url(cls, value: SecretStr) -> SecretStr:
+        # Not by urlsplit alone: what it cannot read it repeats, and that may be the password.
+        who, host = r"([^\s:/?#@]+:[^\s:/?#@]*@)?", r"([\w.-]+|\[[0-9a-fA-F:]+\])"
+        found = re.fullmatch(rf"smtps?://{who}{host}(:\d{{1,5}})?/?", value.get_secret_value())
+        if value and not (found and int((found[3] or ":0")[1:]) < 2**16):
+            raise ValueError(
+                "must be like smtp://user:password@mail.example.com:587, with %40 for an @ in the password"
+            )
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def check_mail_from(cls, value: str) -> str:
+        name, address = parseaddr(value)
+        if not value.isprintable() or value not in (address, f"{name} <{address}>", f'"{name}" <{address}>'):
+            raise ValueError("must be like Cadre <no-reply@example.com>")
+        validate_email(address)
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def check_public_url(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", value):
+            raise ValueError("must be like https://app.example.com, with nothing behind")
+        return value.rstrip("/")
+
     @model_validator(mode="after")
     def refuse_what_is_unsafe(self) -> Self:
         if "*" in self.cors_origins and self.cors_credentials:
@@ -119,6 +162,10 @@ class Settings(BaseSettings):
             raise ValueError("CORS_ORIGIN_REGEX with CORS_CREDENTIALS=true opens the API to every web page: name yours")
         if self.environment == "production" and self.bcrypt_rounds < 10:
             raise ValueError("BCRYPT_ROUNDS must be at least 10 in production")
+        if self.environment == "production" and self.mail_url.get_secret_value():
+            for name, example in (("public_url", "https://app.example.com"), ("mail_from", "Us <us@example.com>")):
+                if name not in self.model_fields_set:
+                    raise ValueError(f"{name.upper()} is missing, and MAIL_URL is there: set it, like {example}")
         if not self.secret_key.get_secret_value() and self.environment == "development":
             self.secret_key = SecretStr(development_key())
         for key in self.keys:
@@ -155,6 +202,7 @@ def refuse_committed_secrets() -> None:
         is_secret = {
             "SECRET_KEY": r".",
             "OLD_SECRET_KEYS": r".",
+            "MAIL_URL": r"://[^/@]*:[^@]+@",
             "DATABASE_URL": r"://[^/@]*:[^@]+@|[?&]password=",
         }.get(name.upper())
         if is_secret and re.search(is_secret, value or ""):

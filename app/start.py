@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app import accounts
+from app import accounts, mail
 from app.engine import migrations
 from app.engine.caller import Caller
 from app.engine.database import connect
@@ -35,6 +35,7 @@ def answer(work: Coroutine[Any, Any, None]) -> None:
 
 async def prepare(settings: Settings) -> None:
     """In development bring everything up to date; elsewhere check. Raises CannotStart with the command to type."""
+    mail.install(settings)
     if settings.environment == "development":
         migrations.upgrade(settings.database_url)
         await ensure_superuser(settings)
@@ -51,6 +52,7 @@ def require_newest(settings: Settings) -> None:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[tuple[Caller, Hasher]]:
     """The application itself as a caller, and a hasher, outside of any server."""
+    mail.install(settings)
     hasher = Hasher(settings.bcrypt_rounds)
     try:
         async with connect(settings.database_url, pgbouncer=settings.pgbouncer) as database:

@@ -4,9 +4,20 @@
 - `machines.py`: tokens for programs.
 - `profile.py`: what people do about their own account.
 - `administration.py`: what superusers do about others'.
+- `addresses.py`: what takes a mail: confirming an address, choosing a forgotten password.
+- `links.py`, `letters.py`: what such mails hold.
 - `finding.py`: what all of these ask of the database.
 """
 
+from app.accounts.addresses import (
+    Sent,
+    ask_for_account,
+    ask_for_reset,
+    ask_for_verification,
+    confirm,
+    invite,
+    reset_password,
+)
 from app.accounts.administration import (
     Counts,
     count,
@@ -21,6 +32,7 @@ from app.accounts.administration import (
     set_superuser,
 )
 from app.accounts.finding import identify
+from app.accounts.links import forget_expired_links
 from app.accounts.logins import (
     Client,
     LoggedIn,

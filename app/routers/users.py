@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
+from app.accounts import Sent
 from app.deps import (
     Application,
     Caller,
@@ -43,13 +44,19 @@ ItemReader = Annotated[Caller, reads(Item)]
 ItemWriter = Annotated[Caller, writes(Item)]
 
 
-@router.post("", status_code=201, responses=documented(403, 409))
+@router.post("", status_code=201, responses=documented(403, 409) | {202: {"model": Sent, "description": "Mailed"}})
 async def create_user(
     application: Application, hasher: Hasher, settings: Settings, data: UserCreate, response: Response
-) -> UserRead:
-    """Sign up. Anybody may, unless registration is closed."""
+) -> UserRead | Sent:
+    """Sign up. Anybody may, unless registration is closed.
+
+    Where MAIL_URL is set, the answer is 202, and the account is there once the link in the mail was opened.
+    """
     if not settings.registration_open:
         raise Forbidden("Registration is closed. Ask a superuser for an account.")
+    if settings.mail_url:
+        response.status_code = 202
+        return await accounts.ask_for_account(application, hasher, data)
     return created(response, "users", await accounts.register(application, hasher, data))
 
 
