@@ -180,7 +180,8 @@ def test_an_operation_takes_the_scopes_that_it_declares_and_no_others(client: Te
             refused = world.ask(world.scoped(root, *(known.keys() - {scope})), method, address, body)
             assert (path, refused.status_code) == (path, 403)
             assert refused.headers["WWW-Authenticate"].startswith('Bearer error="insufficient_scope"')
-        for caller in (world.scoped(root, *needed), machine):
+        callers = [world.scoped(root, *needed), machine]
+        for caller in callers[: 1 if operation["operationId"] == "delete_me" else 2]:  # one goes only once
             answer = world.ask(caller, method, address, body)
             assert (path, answer.headers.get("WWW-Authenticate")) == (path, None)
             assert (path, answer.status_code < 500) == (path, True)
