@@ -35,14 +35,14 @@ async def list_accounts(caller: UserReader, query: UserQuery) -> list[UserRead]:
 
 @router.post("/users", status_code=201, openapi_extra=NOT_IDEMPOTENT, responses=documented(409))
 async def create_account(
-    caller: Administrator, hasher: Hasher, data: AccountCreate, response: Response
+    caller: UserWriter, hasher: Hasher, data: AccountCreate, response: Response
 ) -> UserWithPassword:
     """Create an account for somebody. Without a password one is generated, and shown only this once."""
     return created(response, "users", await accounts.create_account(caller, hasher, data))
 
 
 @router.post("/users/{user_id}/reset", openapi_extra=NOT_IDEMPOTENT)
-async def reset_account(caller: Administrator, hasher: Hasher, user_id: RowId) -> UserWithPassword:
+async def reset_account(caller: UserWriter, hasher: Hasher, user_id: RowId) -> UserWithPassword:
     """Give somebody a new password, shown only this once. Their sessions and machine tokens end.
 
     For who has lost the password, or the account to a thief. Not for yourself: that takes your current password.
@@ -52,7 +52,7 @@ async def reset_account(caller: Administrator, hasher: Hasher, user_id: RowId) -
 
 
 @router.delete("/users/{user_id}", status_code=204, responses=documented(409))
-async def delete_account(caller: Administrator, user_id: RowId) -> None:
+async def delete_account(caller: UserWriter, user_id: RowId) -> None:
     """Delete an account, and what is theirs. Not your own: that takes your password, at /users/me/delete.
 
     409 for the last active superuser, and while something of theirs must not go.
