@@ -29,7 +29,12 @@ from app.settings import Settings as AllSettings
 
 Created = TypeVar("Created", bound=Row)
 
-bearer = OAuth2PasswordBearer("/api/v1/token", scheme_name="Login", auto_error=False)
+bearer = OAuth2PasswordBearer(
+    "/api/v1/token",
+    scheme_name="Login",
+    description="Tick what the token may do. Without a tick it is all that you may.",
+    auto_error=False,
+)
 
 
 async def get_settings(request: Request) -> AllSettings:

@@ -13,7 +13,7 @@ MACHINE_TOKEN = {
     "type": "apiKey",
     "in": "header",
     "name": "X-Token",
-    "description": "For programs: `python3 -m app token`.",
+    "description": "For programs. POST /api/v1/machine_tokens makes one, and so does `python3 -m app token`.",
 }
 HEADERS = {
     201: ("Location", "string", "Where it can be read from now on."),
@@ -35,10 +35,11 @@ def document(schema: dict[str, Any]) -> None:
 
     Once more changes nothing: FastAPI keeps the document, and hands out the same.
     """
-    schemes = schema["components"]["securitySchemes"]
-    schemes["MachineToken"] = MACHINE_TOKEN
+    # Last, since /docs puts the cursor there: otherwise people would not see where to log in.
+    login = schema["components"]["securitySchemes"]["Login"]
+    schema["components"]["securitySchemes"] = {"MachineToken": MACHINE_TOKEN, "Login": login}
     needed = {scope for of in schema["paths"].values() for each in of.values() for scope in _scopes(each)}
-    schemes["Login"]["flows"]["password"]["scopes"] = {name: known[name] for name in sorted(needed)}
+    login["flows"]["password"]["scopes"] = {name: known[name] for name in sorted(needed)}
     rows = _rows(schema["components"]["schemas"])
     _give_examples(schema["components"]["schemas"])
     for path, operations in schema["paths"].items():
