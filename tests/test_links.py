@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sqlmodel import Session, select
 from typer.testing import CliRunner
 
-from app import accounts, cli, crud, user_commands
+from app import accounts, cli, user_commands
 from app.engine import jobs
 from app.engine.caller import Caller
 from app.models import Link
