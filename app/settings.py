@@ -4,33 +4,22 @@ import os
 import re
 import secrets
 from contextlib import suppress
-from email.utils import parseaddr
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import (
-    EmailStr,
-    Field,
-    IPvAnyNetwork,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-    validate_email,
-)
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import EmailStr, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import CannotStart
+from app.setting_types import Hosts, MailUrl, Networks, Origins, Regex, Sender, WebAddress, Words
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED, LOCAL, KEY_FILE = ROOT / ".env", ROOT / ".env.local", ROOT / ".secret-key"
 NEW_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 WELL_KNOWN = ("secret", "changethis", "changeme", "change-me", "password", "your-", "example", "09d25e094faa6ca2556c")
-
-Words = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -46,27 +35,27 @@ class Settings(BaseSettings):
     session_days: int = Field(30, ge=1, le=365, description="How long a login can be refreshed.")
     bcrypt_rounds: int = Field(12, ge=4, le=16, description="Cost of a password hash; at least 10 in production.")
     registration_open: bool = Field(True, description="Whether strangers may sign up.")
-    mail_url: SecretStr = Field(
-        SecretStr(""), description="Sends mails: `smtp://user:password@host:587`, `smtps://...`."
+    mail_url: MailUrl = Field(SecretStr(""), description="Sends mails: `smtp://user:password@host:587`, `smtps://...`.")
+    mail_from: Sender = Field("Cadre <no-reply@example.com>", max_length=300, description="Whom mails are from.")
+    public_url: WebAddress = Field(
+        "http://127.0.0.1:8000", max_length=500, description="Where the links in mails lead."
     )
-    mail_from: str = Field("Cadre <no-reply@example.com>", max_length=300, description="Whom mails are from.")
-    public_url: str = Field("http://127.0.0.1:8000", max_length=500, description="Where the links in mails lead.")
     read_only: bool = Field(False, description="Answer every write with 503, for maintenance.")
     database_connections: int = Field(
         16, ge=8, le=100, description="Of one server process: 5 for Sessions, one for /ready, the rest for verbs."
     )
     pgbouncer: bool = Field(False, description="Prepare no statements: PgBouncer is there in transaction mode.")
     concurrent_requests: int = Field(1024, ge=8, le=100_000, description="Of one server process; more get 503 at once.")
-    proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field((), description="Whose X-Forwarded-* is believed.")
+    proxies: Networks = Field((), description="Whose X-Forwarded-* is believed.")
     max_body_size: int = Field(2**17, ge=1024, le=2**30, description="Bytes of a request's body; more get 413.")
     max_import_size: int = Field(2**28, ge=1024, le=2**40, description="Bytes of a file to import; more get 413.")
     history_days: int = Field(365, ge=0, le=36500, description="How long changes are kept. 0: for ever.")
-    hosts: Words = Field((), description="Names this server answers to: `api.example.com,*.example.org`. None: any.")
+    hosts: Hosts = Field((), description="Names this server answers to: `api.example.com,*.example.org`. None: any.")
     idempotency_hours: int = Field(24, ge=1, le=8760, description="How long a key's answer is kept.")
     jobs_in_server: bool = Field(True, description="Do queued jobs; otherwise start python3 -m app worker.")
     log_requests: bool = Field(True, description="A line in the log for each request.")
-    cors_origins: Words = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
-    cors_origin_regex: str | None = Field(None, description="The same as one regular expression.")
+    cors_origins: Origins = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
+    cors_origin_regex: Regex | None = Field(None, description="The same as one regular expression.")
     cors_credentials: bool = Field(False, description="Whether those pages may send cookies.")
     cors_methods: Words = ("GET", "HEAD", "POST", "PATCH", "DELETE")
     cors_headers: Words = ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "X-Token")
@@ -79,36 +68,6 @@ class Settings(BaseSettings):
         """What signs tokens, and after it what signed those that still count."""
         old = self.old_secret_keys.get_secret_value().split(",")
         return (self.secret_key.get_secret_value(), *(key.strip() for key in old if key.strip()))
-
-    @field_validator("proxies", "hosts", "cors_origins", "cors_methods", "cors_headers", mode="before")
-    @classmethod
-    def split_words(cls, value: object) -> object:
-        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
-
-    @field_validator("hosts")
-    @classmethod
-    def check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for host in value:
-            if not re.fullmatch(r"(\*\.)?[a-z0-9.-]+|\[[0-9a-f:.]+\]", host):
-                raise ValueError(f"{host} is no host: write it like api.example.com, in small letters, without a port")
-        return value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
-                raise ValueError(f"{origin} is no origin: write it like https://app.example.com, with nothing behind")
-        return value
-
-    @field_validator("cors_origin_regex")
-    @classmethod
-    def check_regex(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"is no regular expression ({error})") from None
-        return value
 
     @field_validator("database_url")
     @classmethod
@@ -123,34 +82,6 @@ class Settings(BaseSettings):
             _ = urlsplit(value).port  # raises for a host or port that cannot be one
             return value.replace("postgres://", "postgresql://", 1)
         raise ValueError("must begin with sqlite:/// or postgresql://")
-
-    @field_validator("mail_url")
-    @classmethod
-    def check_mail_url(cls, value: SecretStr) -> SecretStr:
-        # Not by urlsplit alone: what it cannot read it repeats, and that may be the password.
-        who, host = r"([^\s:/?#@]+:[^\s:/?#@]*@)?", r"([\w.-]+|\[[0-9a-fA-F:]+\])"
-        found = re.fullmatch(rf"smtps?://{who}{host}(:\d{{1,5}})?/?", value.get_secret_value())
-        if value and not (found and int((found[3] or ":0")[1:]) < 2**16):
-            raise ValueError(
-                "must be like smtp://user:password@mail.example.com:587, with %40 for an @ in the password"
-            )
-        return value
-
-    @field_validator("mail_from")
-    @classmethod
-    def check_mail_from(cls, value: str) -> str:
-        name, address = parseaddr(value)
-        if not value.isprintable() or value not in (address, f"{name} <{address}>", f'"{name}" <{address}>'):
-            raise ValueError("must be like Cadre <no-reply@example.com>")
-        validate_email(address)
-        return value
-
-    @field_validator("public_url")
-    @classmethod
-    def check_public_url(cls, value: str) -> str:
-        if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", value):
-            raise ValueError("must be like https://app.example.com, with nothing behind")
-        return value.rstrip("/")
 
     @model_validator(mode="after")
     def refuse_what_is_unsafe(self) -> Self:

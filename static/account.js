@@ -29,6 +29,7 @@ async function submit(event) {
     const [done, sentence] = await (purpose === "reset" ? reset() : confirmed());
     form.hidden = done;
     tell(sentence);
+    if (done) find("outcome").focus();
   } catch {
     tell("The server cannot be reached. Try again in a moment.");
   }

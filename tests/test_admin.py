@@ -36,7 +36,8 @@ OPERATIONS = [
 ]
 ADMIN = [(method, path) for method, path, _ in OPERATIONS if path.startswith("/api/v1/admin")]
 SECURED = [(method, path) for method, path, operation in OPERATIONS if operation.get("security")]
-OPEN = {"log_in", "revoke_token", "create_user", "read_health", "read_readiness"}
+OPEN = {"log_in", "revoke_token", "create_user", "confirm", "read_health", "read_readiness"}
+OPEN |= {"ask_for_reset", "reset_password"}
 
 
 def url(path: str, number: int = 1) -> str:
