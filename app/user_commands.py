@@ -13,7 +13,7 @@ from app.crud import machine_tokens, users
 from app.engine.caller import Caller
 from app.engine.hashing import Hasher
 from app.errors import CannotStart, Missing
-from app.models import AccountCreate, UserRead, UserWithPassword
+from app.models import AccountCreate, AccountReset, Invitation, UserRead, UserWithPassword
 from app.settings import get_settings
 from app.start import answer, opened, require_newest, say
 
@@ -56,12 +56,27 @@ def create(
 
 
 @user.command()
-def reset(name: Name) -> None:
+def invite(name: Name, email: Email, full_name: FullName = None) -> None:
+    """Create an account, and mail its user a link to choose the password."""
+
+    async def work(application: Caller, _hasher: Hasher) -> str:
+        data = Invitation(username=name, email=email, full_name=full_name)
+        invited = await accounts.invite_account(application, data)
+        return f"{invited.username} is invited: a mail goes to {invited.email}."
+
+    act(work)
+
+
+@user.command()
+def reset(
+    name: Name, email: Annotated[str | None, typer.Option(help="A new address, if a thief has changed it.")] = None
+) -> None:
     """Give somebody a new password, printed once. Their sessions and machine tokens end."""
 
     async def work(application: Caller, hasher: Hasher) -> str:
-        user_id = await find(application, name)
-        return told(await accounts.reset_account(application, hasher, user_id), "has a new login")
+        data, user_id = AccountReset(email=email), await find(application, name)
+        made = await accounts.reset_account(application, hasher, user_id, data.email)
+        return told(made, "has a new login")
 
     act(work)
 

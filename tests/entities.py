@@ -159,6 +159,11 @@ class World:
         token = create_access_token(identity, keys=state.settings.keys, minutes=15)
         return replace(who, headers={"Authorization": f"Bearer {token}"})
 
+    def machine(self, who: Person, *scopes: str) -> Person:
+        """A program of theirs, whose token may do only that; all, if nothing is said."""
+        made = self.ask(who, "POST", "/machine_tokens", {"name": "tests", "scope": " ".join(scopes) or None})
+        return replace(who, headers={"X-Token": made.json()["token"]})
+
     def body(self, kind: Kind, who: Person | None = None, *, whole: bool = True) -> dict[str, Any]:
         """A good one, with rows of `who` to refer to."""
         return self._body(kind, who or self.owner(kind), whole, ())

@@ -62,7 +62,8 @@ def test_whatever_asks_for_a_token_is_closed_without_one(client: TestClient, ann
 def test_the_administration_is_what_it_was_meant_to_be():
     # An empty list would make the next test prove nothing.
     assert [path.removeprefix("/api/v1/admin") for _, path in ADMIN] == [
-        *("/history", "/counts", "/users", "/users", "/users/{user_id}/reset", "/users/{user_id}"),
+        *("/history", "/counts", "/users", "/users", "/invitations"),
+        *("/users/{user_id}/reset", "/users/{user_id}"),
         *(f"/users/{{user_id}}/{verb}" for verb in ("activate", "deactivate", "promote", "demote")),
     ]
 
@@ -228,6 +229,16 @@ def test_a_reset_ends_all_by_which_a_thief_could_be_in(client: TestClient, ann: 
     assert by_machine == [401, 200]
     assert (ann.log_in().status_code, ann.log_in(reset["password"]).status_code) == (400, 200)
     assert bob.get("/users/me").status_code == 200
+
+
+def test_a_reset_takes_the_address_from_a_thief_who_has_changed_it(ann: Person, bob: Person, root: Person):
+    ann.patch("/users/me", {"email": "thief@example.com", "current_password": PASSWORD})
+    reset = f"/admin/users/{ann.id}/reset"
+    assert (root.post(reset, {"email": bob.email}).status_code, ann.get("/users/me").status_code) == (409, 200)
+    assert root.post(reset, {"email": "nowhere"}).status_code == 422
+    answer = root.post(reset, {"email": "Ann@Example.com"}).json()
+    assert (answer["email"], answer["is_verified"]) == ("ann@example.com", False)
+    assert ann.log_in(answer["password"]).status_code == 200
 
 
 @pytest.mark.promise("P12")

@@ -11,8 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from sqlmodel import Session, select
+from typer.testing import CliRunner
 
-from app import accounts, crud
+from app import accounts, cli, crud, user_commands
 from app.engine import jobs
 from app.engine.caller import Caller
 from app.models import Link
@@ -412,14 +413,35 @@ def test_a_new_password_is_told(box: Mailbox, ann: Person):
 # Invitations
 
 
-def test_who_is_invited_chooses_the_first_password(box: Mailbox):
-    ann = sign_up(box.client, "ann")
-    application = Caller(box.client.app.state.database)
-    user = box.client.portal.call(crud.users.get, application, ann.id)
-    box.client.portal.call(accounts.invite, application, user)
+@pytest.mark.parametrize("by", ["a superuser", "the command line"])
+def test_who_is_invited_chooses_the_first_password(
+    box: Mailbox, settings: Settings, monkeypatch: pytest.MonkeyPatch, by: str
+):
+    root, ann = sign_up(box.client, "root", is_superuser=True), Person(box.client, "ann")
+    if by == "a superuser":
+        answer = root.post("/admin/invitations", {"username": "Ann", "email": ann.email})
+        assert (answer.status_code, answer.headers["Location"]) == (201, f"/api/v1/users/{answer.json()['id']}")
+    else:
+        monkeypatch.setattr(user_commands, "get_settings", lambda: settings)
+        invited = CliRunner().invoke(cli.main, ["user", "invite", "Ann", ann.email])
+        assert "ann is invited: a mail goes to ann@example.com." in invited.output
     assert box.subjects(1) == [("ann@example.com", "You have an account")]
-    assert box.reset(box.secret()) == (204, None)
+    secret = box.secret()
+    assert [ann.log_in(password).status_code for password in (PASSWORD, "-", secret)] == [400] * 3
+    assert box.reset(secret) == (204, None)
     assert ann.log_in(NEW).status_code == 200
+    me = ann.get("/users/me").json()
+    assert (me["is_verified"], me["is_superuser"]) == (True, False)
+    assert box.reset(secret) == ENDED
+
+
+def test_nobody_is_invited_twice_or_without_a_superuser(box: Mailbox, ann: Person):
+    root = sign_up(box.client, "root", is_superuser=True)
+    assert ann.post("/admin/invitations", {"username": "cid", "email": "cid@example.com"}).status_code == 403
+    for name, email in (("ANN", "cid@example.com"), ("cid", "Ann@example.com")):
+        assert root.post("/admin/invitations", {"username": name, "email": email}).status_code == 409
+    box.settle()
+    assert box.post.mails == []
 
 
 # Without mail
@@ -430,6 +452,10 @@ def test_where_no_mail_is_sent_nobody_is_told_to_wait_for_one(start: Callable[..
     ann = sign_up(client, "ann")
     assert told(client.post("/api/v1/users/password-reset", json={"email": ann.email})) == NO_MAIL
     assert told(ann.post("/users/me/verification")) == NO_MAIL
+    root = sign_up(client, "root", is_superuser=True)
+    refused = told(root.post("/admin/invitations", {"username": "cid", "email": "cid@example.com"}))
+    assert refused == (409, "This server sends no mails: create the account instead, and tell its user the password.")
+    assert root.get("/admin/counts").json()["users"] == 2
     assert ann.patch("/users/me", {"email": "new@example.com", "current_password": PASSWORD}).status_code == 200
     assert ann.patch("/users/me/password", {"current_password": PASSWORD, "new_password": NEW}).status_code == 204
     assert client.portal.call(jobs.list_jobs, client.app.state.database)[1] == 0

@@ -1,5 +1,6 @@
 """Machine tokens: what a program sends as X-Token. Shown once, as strong as was said, and over when that is said."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,9 +10,10 @@ from sqlmodel import Session, select
 from app import accounts, crud
 from app.accounts import machines
 from app.engine.caller import Caller
+from app.errors import Unauthenticated
 from app.models import MachineToken, MachineTokenCreate
 from app.models.base import utcnow
-from app.security import hashed
+from app.security import Identity, hashed
 from tests.conftest import PASSWORD, Person
 
 INVALID = 'Bearer error="invalid_token"'
@@ -172,6 +174,21 @@ def test_it_is_revoked_from_the_very_next_request_on(ann: Person, root: Person, 
     refused = program.get("/items")
     assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, INVALID)
     assert [other.get("/items").status_code, ann.get("/items").status_code] == [200, 200]
+
+
+def test_it_is_revoked_while_a_request_is_under_way(ann: Person, bob: Person):
+    made = make(ann)
+    identity = run(ann, accounts.identify_machine, made["token"])
+
+    async def read_as(application: Caller, who: Identity) -> Any:
+        return await crud.items.page(replace(application, identity=who))
+
+    assert run(ann, read_as, identity) == []
+    with pytest.raises(Unauthenticated):  # nor does it let anybody in as somebody else
+        run(ann, read_as, replace(identity, user_id=bob.id))
+    ann.delete(f"/machine_tokens/{made['id']}")
+    with pytest.raises(Unauthenticated):
+        run(ann, read_as, identity)
 
 
 def test_it_ends_when_it_expires(ann: Person, monkeypatch: pytest.MonkeyPatch):

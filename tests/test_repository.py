@@ -22,7 +22,7 @@ ENGINE = sorted(file for part in ("engine", "extras") for file in (ROOT / "app" 
 READERS_PATH = sorted(file for file in (ROOT / "app").rglob("*.py") if file not in ENGINE)
 # Who may log in, and until when: a second path, for whoever wants to trust it.
 ABOUT_ACCOUNTS = {"accounts", "security.py", "session.py", "sessions.py", "machine_token.py", "machine_tokens.py"}
-ABOUT_ACCOUNTS |= {"link.py", "links.py", "token.py", "mail.py", "admin.py"}
+ABOUT_ACCOUNTS |= {"link.py", "links.py", "token.py", "mail.py", "admin.py", "user.py", "users.py"}
 ACCOUNTS = [file for file in READERS_PATH if not ABOUT_ACCOUNTS.isdisjoint(file.parts)]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # What is in here is for tests and measurements, and opens nothing else.
@@ -65,7 +65,7 @@ def test_the_readers_path_is_about_a_thousand_lines():
 
 
 def test_the_path_of_who_may_log_in_is_no_longer_than_that():
-    assert sum(lines_of_code(file) for file in ACCOUNTS) <= 1300
+    assert sum(lines_of_code(file) for file in ACCOUNTS) <= 1500
 
 
 @pytest.mark.parametrize("file", READERS_PATH, ids=lambda file: str(file.relative_to(ROOT)))

@@ -76,7 +76,8 @@ def test_what_is_done_holds_at_the_very_next_request(ann: Person, root: Person, 
     assert done(run("list")).splitlines()[1].endswith("ann@example.com                  shut out")
     done(run("activate", "ann"))
     assert ann.log_in().status_code == 200
-    password = password_in(run("reset", "ann"))
+    password = password_in(run("reset", "ann", "--email", "new@example.com"))
+    assert done(run("list")).splitlines()[1].split() == ["ann", "new@example.com"]
     assert (ann.get("/users/me").status_code, ann.log_in().status_code) == (401, 400)
     assert ann.log_in(password).status_code == 200
     assert done(run("delete", "ann", "--yes")) == "ann is gone.\n"
@@ -111,6 +112,8 @@ def test_a_deletion_must_be_meant(ann: Person, run: Run):
         (("create", "ANN", "other@example.com"), "That username is taken."),
         (("create", "other", "Ann@example.com"), "That email is taken."),
         (("create", "other", "nowhere"), "email: value is not a valid email address"),
+        (("invite", "other", "other@example.com"), "This server sends no mails"),
+        (("reset", "ann", "--email", "nowhere"), "email: value is not a valid email address"),
         (("revoke", "77"), "No machine token has the number 77."),
         *(((verb, "nobody"), "Nobody is called nobody.") for verb in ("activate", "demote", "reset", "tokens")),
     ],

@@ -25,6 +25,7 @@ from app.accounts.administration import (
     create_first_superuser,
     delete_account,
     delete_own_account,
+    invite_account,
     new_password,
     require_superuser,
     reset_account,

@@ -5,6 +5,8 @@ import secrets
 from pydantic import BaseModel
 from sqlalchemy import bindparam, delete, func, select
 
+from app.accounts import letters
+from app.accounts.addresses import invite
 from app.accounts.logins import end_sessions
 from app.accounts.machines import revoke_machine_tokens
 from app.accounts.profile import confirm_password, set_password
@@ -15,7 +17,7 @@ from app.engine.records import keys
 from app.engine.statement import Row, Statement
 from app.engine.waiting import retried
 from app.errors import CannotStart, Clash
-from app.models import AccountCreate, Item, User, UserRead, UserWithPassword
+from app.models import AccountCreate, Invitation, Item, User, UserRead, UserWithPassword
 from app.models.user import UserBase
 
 _user = User.__table__.c
@@ -37,6 +39,8 @@ _COUNTS = Statement(
 # Answers that are kept for a while, in case that a request is sent again.
 _FORGET_ANSWERS = Statement(delete(keys).where(keys.c.user_id == bindparam("value")).returning(keys.c.key))
 
+NO_PASSWORD = ""  # no password is right, and to try one takes as long as any other login
+
 
 class Counts(BaseModel):
     users: int
@@ -53,13 +57,26 @@ async def create_account(caller: Caller, hasher: Hasher, data: AccountCreate) ->
     return _told(made, None if given else password)
 
 
-async def reset_account(caller: Caller, hasher: Hasher, user_id: int) -> UserWithPassword:
+@retried
+async def invite_account(caller: Caller, data: Invitation) -> UserRead:
+    """An account whose password its user chooses, by a link in a mail. Raises Forbidden, and Clash."""
+    if not letters.are_sent():
+        raise Clash("This server sends no mails: create the account instead, and tell its user the password.")
+    async with transaction(caller) as tx:
+        await _settle_superusers(tx)
+        user = await users.create(tx, data, hashed_password=NO_PASSWORD)
+        await invite(tx, user)
+        return user
+
+
+async def reset_account(caller: Caller, hasher: Hasher, user_id: int, email: str | None = None) -> UserWithPassword:
     """A generated password, told here and never again, for who has lost theirs, or has lost the account to a thief.
 
-    Their sessions and machine tokens end. Raises Forbidden, and Missing.
+    Their sessions and machine tokens end; `email` takes the place of an address that is the thief's. Raises Forbidden,
+    Missing, and Clash.
     """
     generated = new_password()
-    return _told(await _reset(caller, user_id, await _hash(hasher, generated)), generated)
+    return _told(await _reset(caller, user_id, await _hash(hasher, generated), email), generated)
 
 
 @retried
@@ -105,9 +122,11 @@ async def _create(caller: Caller, data: UserBase, hashed_password: str, *, is_su
 
 
 @retried
-async def _reset(caller: Caller, user_id: int, hashed_password: str) -> UserRead:
+async def _reset(caller: Caller, user_id: int, hashed_password: str, email: str | None) -> UserRead:
     async with transaction(caller) as tx:
         await _settle_superusers(tx)
+        if email:
+            await users.update(tx, user_id, email=email, is_verified=False)
         user = await set_password(tx, user_id, hashed_password)
         await revoke_machine_tokens(tx, user_id)
         return user

@@ -6,6 +6,7 @@ from app.models.machine_token import MachineToken, MachineTokenCreate, MachineTo
 from app.models.session import LoginSession, SessionRead
 from app.models.user import (
     AccountCreate,
+    AccountReset,
     Invitation,
     PasswordChange,
     PasswordProof,

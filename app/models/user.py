@@ -88,6 +88,12 @@ class Invitation(Closed, UserBase):
     """An account whose password its user chooses."""
 
 
+class AccountReset(Closed):
+    email: Email | None = Field(
+        default=None, max_length=254, description="A new address, if a thief has changed it: mails are a way in."
+    )
+
+
 class UserUpdate(Partial, UserBase):
     """What users may change about themselves. The e-mail is the way back into an account, so it takes the password."""
 

@@ -10,7 +10,7 @@ from app.deps import Administrator, Caller, Hasher, Query, RowId, created, query
 from app.engine.http.idempotency import NOT_IDEMPOTENT
 from app.errors import Forbidden, documented
 from app.extras.history import everything
-from app.models import AccountCreate, User, UserRead, UserWithPassword
+from app.models import AccountCreate, AccountReset, Invitation, User, UserRead, UserWithPassword
 
 router = APIRouter(
     prefix="/admin", tags=["admin"], dependencies=[Depends(require_superuser)], responses=documented(403)
@@ -35,24 +35,32 @@ async def list_accounts(caller: UserReader, query: UserQuery) -> list[UserRead]:
 
 @router.post("/users", status_code=201, openapi_extra=NOT_IDEMPOTENT, responses=documented(409))
 async def create_account(
-    caller: Administrator, hasher: Hasher, data: AccountCreate, response: Response
+    caller: UserWriter, hasher: Hasher, data: AccountCreate, response: Response
 ) -> UserWithPassword:
     """Create an account for somebody. Without a password one is generated, and shown only this once."""
     return created(response, "users", await accounts.create_account(caller, hasher, data))
 
 
-@router.post("/users/{user_id}/reset", openapi_extra=NOT_IDEMPOTENT)
-async def reset_account(caller: Administrator, hasher: Hasher, user_id: RowId) -> UserWithPassword:
+@router.post("/invitations", status_code=201, responses=documented(409))
+async def invite_account(caller: UserWriter, data: Invitation, response: Response) -> UserRead:
+    """Create an account, and mail its user a link to choose the password. 409 where no mails are sent."""
+    return created(response, "users", await accounts.invite_account(caller, data))
+
+
+@router.post("/users/{user_id}/reset", openapi_extra=NOT_IDEMPOTENT, responses=documented(409))
+async def reset_account(
+    caller: UserWriter, hasher: Hasher, user_id: RowId, data: AccountReset | None = None
+) -> UserWithPassword:
     """Give somebody a new password, shown only this once. Their sessions and machine tokens end.
 
     For who has lost the password, or the account to a thief. Not for yourself: that takes your current password.
     """
     _refuse_own(caller, user_id, "Change your own password at /users/me/password.")
-    return await accounts.reset_account(caller, hasher, user_id)
+    return await accounts.reset_account(caller, hasher, user_id, data.email if data else None)
 
 
 @router.delete("/users/{user_id}", status_code=204, responses=documented(409))
-async def delete_account(caller: Administrator, user_id: RowId) -> None:
+async def delete_account(caller: UserWriter, user_id: RowId) -> None:
     """Delete an account, and what is theirs. Not your own: that takes your password, at /users/me/delete.
 
     409 for the last active superuser, and while something of theirs must not go.
