@@ -128,6 +128,21 @@ def test_a_forgotten_password_is_chosen_anew_by_mail(box: Mailbox, ann: Person):
     assert box.subjects(2)[1] == ("ann@example.com", "Your password was changed")
 
 
+@pytest.mark.promise("U20")
+@pytest.mark.parametrize("is_verified", [False, True])
+def test_who_made_an_account_with_somebody_elses_address_keeps_nothing_of_it(
+    box: Mailbox, ann: Person, is_verified: bool
+):
+    token = {"X-Token": ann.post("/machine_tokens", {"name": "backups"}).json()["token"]}
+    if is_verified:
+        ann.post("/users/me/verification")
+        box.confirm(box.secret("confirm"))
+    box.ask()
+    assert box.reset(box.secret()) == (204, None)
+    expected = 200 if is_verified else 401
+    assert box.client.get("/api/v1/users/me", headers=token).status_code == expected
+
+
 @pytest.mark.promise("U21")
 def test_to_ask_for_it_tells_nobody_who_exists(box: Mailbox, ann: Person, monkeypatch: pytest.MonkeyPatch):
     there, of_ann = counted(box.client, monkeypatch, lambda: box.ask("ann@example.com"))

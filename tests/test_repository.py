@@ -141,7 +141,8 @@ def test_what_production_installs_is_pinned_with_hashes_and_comes_from_no_named_
     package = r"([a-z0-9-]+)==([^ ;]+)( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
     assert re.sub(rf"^#.*\n|^{package}", "", lock, flags=re.MULTILINE) == ""  # there is nothing else in it
     pinned = {name: version for name, version, *_ in re.findall(f"^{package}", lock, re.MULTILINE)}
-    groups = PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]["postgres"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    groups = PROJECT["project"]["dependencies"], extras["postgres"], extras["mail"]
     wanted = [Requirement(line) for group in (*groups, PROJECT["dependency-groups"]["build"]) for line in group]
     outdated = [str(each) for each in wanted if not each.specifier.contains(pinned.get(each.name, "0"))]
     assert outdated == [], "Renew the lock with the command that stands at its beginning."

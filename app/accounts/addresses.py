@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from app.accounts import letters, links
 from app.accounts.finding import find
+from app.accounts.machines import revoke_machine_tokens
 from app.accounts.profile import set_password
 from app.crud import transaction, users
 from app.engine.caller import Caller
@@ -76,7 +77,10 @@ async def confirm(application: Caller, secret: str) -> UserRead:
 
 
 async def reset_password(application: Caller, hasher: Hasher, secret: str, password: str) -> None:
-    """Set the password of the account whose link that is, and confirm its address. Raises Invalid."""
+    """Set the password of the account whose link that is, and confirm its address. Raises Invalid.
+
+    Every session ends, and so do machine tokens if the address was not confirmed before.
+    """
     await links.look(application, secret, *CHOOSES)  # strangers get nothing hashed
     with hasher.place():
         hashed = await hasher.hash(password)
@@ -89,8 +93,11 @@ async def _choose(application: Caller, secret: str, hashed_password: str) -> Non
         found = await links.take(tx, secret, *CHOOSES)
         if found.user_id is None:
             raise Invalid(links.ENDED)
-        user = await set_password(replace(tx, acts_for=found.user_id), found.user_id, hashed_password, confirmed=True)
-        _unless_moved(user, found)
+        tx = replace(tx, acts_for=found.user_id)
+        if not (await users.get(tx, found.user_id)).is_verified:
+            # Perhaps somebody else made the account, with the address of who now shows that it is theirs.
+            await revoke_machine_tokens(tx, found.user_id)
+        _unless_moved(await set_password(tx, found.user_id, hashed_password, confirmed=True), found)
 
 
 def _unless_moved(user: UserRead, found: links.Found) -> UserRead:
