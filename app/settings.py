@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     access_token_minutes: int = Field(15, ge=1, le=60, description="How long an access token lasts.")
     session_days: int = Field(30, ge=1, le=365, description="How long a login can be refreshed.")
     bcrypt_rounds: int = Field(12, ge=4, le=16, description="Cost of a password hash; at least 10 in production.")
+    password_min_length: int = Field(15, ge=8, le=64, description="Characters of a new password.")
+    login_attempts: int = Field(10, ge=1, le=10**6, description="Wrong passwords a minute, at one name or address.")
+    sign_up_attempts: int = Field(20, ge=1, le=10**6, description="Sign-ups a minute, from one address.")
     registration_open: bool = Field(True, description="Whether strangers may sign up.")
     read_only: bool = Field(False, description="Answer every write with 503, for maintenance.")
     database_connections: int = Field(

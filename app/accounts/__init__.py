@@ -4,6 +4,8 @@
 - `machines.py`: tokens for programs.
 - `profile.py`: what people do about their own account.
 - `administration.py`: what superusers do about others'.
+- `passwords.py`: which ones are good.
+- `limits.py`: how many wrong ones a minute, and how many accounts.
 - `finding.py`: what all of these ask of the database.
 """
 
@@ -18,10 +20,12 @@ from app.accounts.administration import (
     set_superuser,
 )
 from app.accounts.finding import identify
+from app.accounts.limits import count_sign_up
 from app.accounts.logins import (
     Client,
     LoggedIn,
     MySession,
+    forget_expired,
     list_sessions,
     log_in,
     log_out,

@@ -35,7 +35,13 @@ async def find(caller: Caller, by: str, value: object) -> Account | None:
 
 async def find_login(caller: Caller, login: str) -> Account | None:
     """The account with that username or e-mail, however it is written."""
-    return await find(caller, "email" if "@" in login else "username", fold(login.strip()))
+    name = as_stored(login)
+    return await find(caller, "email" if "@" in name else "username", name)
+
+
+def as_stored(login: str) -> str:
+    """The one spelling of a username or e-mail that somebody typed."""
+    return fold(login.strip())
 
 
 async def identify(application: Caller, username: str) -> Identity:

@@ -8,6 +8,7 @@ from app import accounts, crud
 from app.deps import (
     Application,
     Caller,
+    Client,
     Hasher,
     IfMatch,
     Query,
@@ -31,13 +32,14 @@ ItemReader = Annotated[Caller, reads(Item)]
 ItemWriter = Annotated[Caller, writes(Item)]
 
 
-@router.post("", status_code=201, responses=documented(403, 409))
+@router.post("", status_code=201, responses=documented(403, 409, 429))
 async def create_user(
-    application: Application, hasher: Hasher, settings: Settings, data: UserCreate, response: Response
+    application: Application, hasher: Hasher, settings: Settings, client: Client, data: UserCreate, response: Response
 ) -> UserRead:
     """Sign up. Anybody may, unless registration is closed."""
     if not settings.registration_open:
         raise Forbidden("Registration is closed. Ask a superuser for an account.")
+    await accounts.count_sign_up(application, hasher, client.address, settings.sign_up_attempts)
     return created(response, "users", await accounts.register(application, hasher, data))
 
 
@@ -53,13 +55,13 @@ async def read_me(caller: UserReader) -> UserRead:
     return await crud.users.get(caller, caller.id)
 
 
-@router.patch("/me", responses=documented(403, 409))
+@router.patch("/me", responses=documented(403, 409, 429))
 async def update_me(caller: UserWriter, hasher: Hasher, changes: UserUpdate, version: IfMatch) -> UserRead:
     """Change what you send, and nothing else. A new e-mail takes the current password."""
     return await accounts.update_account(caller, hasher, changes, version=version)
 
 
-@router.patch("/me/password", status_code=204, responses=documented(403))
+@router.patch("/me/password", status_code=204, responses=documented(403, 429))
 async def update_my_password(caller: UserWriter, hasher: Hasher, data: PasswordChange) -> None:
     """Change your password. Every login ends, this one too: log in again. Machine tokens stay."""
     await accounts.change_password(caller, hasher, data)
