@@ -19,7 +19,10 @@ PYPROJECT = ROOT / "pyproject.toml"
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 STAMP = VENV / ".cadre"  # what is installed; empty until all of it is; absent from a .venv somebody else made
-PROOF = {"dev": "pytest", "postgres": "psycopg"}  # an extra is installed when this module is there
+# Which extra it takes that a command is this one, or that a URL of the settings begins so.
+EXTRAS = {"test": "dev", "new": "dev", "postgres": "postgres", "smtp": "mail"}
+# It is installed when this module is there.
+PROOF = {"dev": "pytest", "postgres": "psycopg", "mail": "aiosmtplib"}
 
 IS_HOME = Path(sys.executable).parent.parent.resolve() == VENV.resolve()
 IS_ACTIVATED = sys.prefix != sys.base_prefix
@@ -55,13 +58,12 @@ def _read_project() -> tuple[str, str]:
 
 
 def _needed_extras() -> set[str]:
-    # The first DATABASE_URL counts, as in settings.py, but pydantic is not there yet to read it.
-    lines = [f"{key}={value}" for key, value in os.environ.items()]
-    for file in (ROOT / ".env.local", ROOT / ".env"):
-        lines += file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-    url = re.search(r"(?im)^[ \t]*(export[ \t])?[ \t]*DATABASE_URL[ \t]*=[ \t]*['\"]?(\w*)", "\n".join(lines))
-    is_postgres = url is not None and url[2].startswith("postgres")
-    return ({"postgres"} if is_postgres else set()) | ({"dev"} if sys.argv[1:2] in (["test"], ["new"]) else set())
+    # The first of each setting counts, as in settings.py, but pydantic is not there yet to read it.
+    files = [file for file in (ROOT / ".env.local", ROOT / ".env") if file.exists()]
+    lines = [*map("=".join, os.environ.items()), *(file.read_text("utf-8", "replace") for file in files)]
+    pattern = r"(?im)^[ \t]*(?:export[ \t])?[ \t]*(DATABASE_URL|MAIL_URL)[ \t]*=[ \t]*['\"]?(postgres|smtp|)"
+    schemes = {name.upper(): scheme for name, scheme in reversed(re.findall(pattern, "\n".join(lines)))}
+    return {EXTRAS[word] for word in [*schemes.values(), *sys.argv[1:2]] if word in EXTRAS}
 
 
 def _is_installed(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The commands: `python3 -m app [run|serve|worker|jobs|demo|new|migrate|superuser|token|export|import|openapi]`.
+"""The commands: `python3 -m app [run|serve|worker|jobs|demo|new|migrate|superuser|user|token|export|import|openapi]`.
 
 __main__.py answers `test`.
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from app import accounts, job_commands, scaffold
+from app import accounts, job_commands, scaffold, user_commands
 from app.demo import fill
 from app.engine import logs, migrations
 from app.errors import CannotStart
@@ -24,6 +24,7 @@ from app.start import answer, opened, prepare, say
 
 main = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
 main.add_typer(job_commands.commands)
+main.add_typer(user_commands.user, name="user")
 GRACE = 8  # seconds to finish what is under way: a stalled client must not keep a server alive, and Docker kills at 10
 Port = Annotated[int, typer.Option(help="Where to listen.", min=1, max=65535)]
 Workers = Annotated[int, typer.Option(help="How many processes.", min=1, max=64)]
@@ -80,13 +81,7 @@ def migrate() -> None:
 @main.command()
 def superuser(username: str, email: str) -> None:
     """Create a superuser, also on the day when nobody can log in. The password is printed once."""
-
-    async def work() -> None:
-        async with opened(get_settings()) as (application, hasher):
-            user, password = await accounts.create_superuser(application, hasher, username, email)
-            say(f"{user.username} is a superuser, with the password {password}\nIt is shown only this once.")
-
-    answer(work())
+    user_commands.create(username, email, superuser=True)
 
 
 @main.command()

@@ -1,7 +1,7 @@
 """What a route can ask for by type. Asking for `caller` is what makes a route ask for a token."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
@@ -23,14 +23,19 @@ from app.engine.queries import query_class
 from app.engine.sessions import open_session
 from app.engine.waiting import place
 from app.errors import Unauthenticated, Unavailable
-from app.models import UserRead
-from app.models.base import Entity, Ref, Row
+from app.models import User, UserRead
+from app.models.base import Access, Entity, Ref, Row
 from app.security import read_access_token
 from app.settings import Settings as AllSettings
 
 Created = TypeVar("Created", bound=Row)
 
-bearer = OAuth2PasswordBearer("/api/v1/token", scheme_name="Login", auto_error=False)
+bearer = OAuth2PasswordBearer(
+    "/api/v1/token",
+    scheme_name="Login",
+    description="Tick what the token may do. Without a tick it is all that you may.",
+    auto_error=False,
+)
 
 
 async def get_settings(request: Request) -> AllSettings:
@@ -55,15 +60,22 @@ async def get_client(request: Request) -> accounts.Client:
 class Credentials(SecurityBase):
     """The verified token, which costs no SQL: whether it still holds, each verb's statement asks for itself.
 
-    One dependency for both kinds of token: FastAPI takes 20 us to solve one. A token that lacks the `scope` is refused.
+    One dependency for both kinds of token: FastAPI takes 20 us to solve one. A token that lacks one of the scopes is
+    refused.
     """
 
     model, scheme_name = bearer.model, bearer.scheme_name
 
-    def __init__(self, scope: str | None = None) -> None:
-        self._scope = scope
+    def __init__(self, *scopes: str) -> None:
+        self._scopes = scopes
 
     async def __call__(self, request: Request) -> engine.Caller:
+        # A route may ask twice, by a guard of its own or of its router.
+        caller: engine.Caller = request.scope.get("caller") or await self._identify(request)
+        scopes.require(caller.identity, *self._scopes)
+        return await idempotency.begin(request.scope, caller, crud.standing)
+
+    async def _identify(self, request: Request) -> engine.Caller:
         state = request.app.state
         if token := await bearer(request):
             identity = read_access_token(token, keys=state.settings.keys)
@@ -72,9 +84,8 @@ class Credentials(SecurityBase):
         else:
             raise Unauthenticated("Log in first: send a token.", error=None)
         request.scope["user_id"] = identity.user_id  # for the log
-        if self._scope:
-            scopes.require(identity, self._scope)
-        return await idempotency.begin(request.scope, engine.Caller(state.database, identity), crud.standing)
+        caller = request.scope["caller"] = engine.Caller(state.database, identity)
+        return caller
 
 
 Settings = Annotated[AllSettings, Depends(get_settings)]
@@ -85,26 +96,34 @@ Caller = Annotated[engine.Caller, Depends(Credentials())]
 
 
 @lru_cache  # one and the same for all: a request asks it once
-def may(scope: str) -> Any:  # noqa: ANN401  # what FastAPI's Security says it returns
-    """Who is calling, if their token has that scope: `Auditor = Annotated[Caller, may("audit")]`."""
-    scopes.known.setdefault(scope, scope)
-    return Security(Credentials(scope), scopes=[scope])
+def may(*names: str) -> Any:  # noqa: ANN401  # what FastAPI's Security says it returns
+    """Who is calling, if their token has these scopes: `Auditor = Annotated[Caller, may("audit")]`."""
+    for name in names:
+        scopes.known.setdefault(name, name)
+    return Security(Credentials(*names), scopes=names)
 
 
-def reads(entity: type[Entity]) -> Any:  # noqa: ANN401  # as above
+def reads(*entities: type[Entity]) -> Any:  # noqa: ANN401  # as above
     """Who is calling, to read: `ItemReader = Annotated[Caller, reads(Item)]`."""
-    return may(scopes.reading(entity.__table__.name))
+    return may(*_for(entities, scopes.reading))
 
 
-def writes(entity: type[Entity]) -> Any:  # noqa: ANN401  # as above
+def writes(*entities: type[Entity]) -> Any:  # noqa: ANN401  # as above
     """Who is calling, to create, change or delete."""
-    return may(scopes.writing(entity.__table__.name))
+    return may(*_for(entities, scopes.writing))
+
+
+def _for(entities: Iterable[type[Entity]], scope: Callable[[str], str]) -> list[str]:
+    needed = {scope(entity.__table__.name) for entity in entities}
+    if any(entity.__access__ is Access.RESTRICTED for entity in entities):
+        needed.add(scopes.ADMIN)
+    return sorted(needed)
 
 
 Administrator = Annotated[Caller, may(scopes.ADMIN)]
 
 
-async def get_current_user(caller: Caller) -> UserRead:
+async def get_current_user(caller: Annotated[Caller, reads(User)]) -> UserRead:
     return await crud.users.get(caller, caller.id)
 
 

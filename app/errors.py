@@ -54,9 +54,9 @@ class Forbidden(Refusal):
 class InsufficientScope(Forbidden):
     """The user may, this token may not (RFC 6750, section 3.1)."""
 
-    def __init__(self, scope: str) -> None:
-        super().__init__(f"That token lacks the scope {scope}.")
-        self.headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{scope}"'
+    def __init__(self, *scopes: str) -> None:
+        super().__init__(f"That takes a token with {' and '.join(scopes)} in its scope.")
+        self.headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{" ".join(scopes)}"'
 
 
 class Missing(Refusal):

@@ -30,9 +30,9 @@ def worker() -> None:
     logs.configure(for_people=settings.environment == "development")
     if settings.read_only:
         raise CannotStart("READ_ONLY is set, and jobs write: start the worker when it is not.")
+    asyncio.run(prepare(settings))
     if not jobs.registered:
         raise CannotStart("There are no jobs to do: register one with @job, as docs/jobs.md shows.")
-    asyncio.run(prepare(settings))
 
     async def work() -> None:
         loop, told = asyncio.get_running_loop(), asyncio.Event()

@@ -45,7 +45,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             asyncio.TaskGroup() as background,
             working(Caller(app.state.database)) if does_jobs else nullcontext(),
         ):
-            also = [partial(accounts.forget_expired, Caller(app.state.database))]
+            application = Caller(app.state.database)
+            also = [partial(forget, application) for forget in (accounts.forget_expired, accounts.forget_expired_links)]
             pruning = background.create_task(
                 keep_pruning(app.state.database, history_days=settings.history_days, also=also)
             )

@@ -1,4 +1,4 @@
-"""The pages for people: `/`, `/docs`, `/redoc`, `/static`. They work with no internet, under a strict policy each."""
+"""The pages for people: `/`, `/account`, `/docs`, `/redoc`. They work with no internet, under a strict policy each."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from app.engine.http.files import Files, seal
+from app.engine.http.files import BASE_POLICY, Files, seal
 from app.settings import ROOT
 
 STATIC = ROOT / "static"
@@ -38,11 +38,21 @@ REDOC = seal(
     ),
     "worker-src blob:",
 )
+# The browser may call the API, and run the page's own script.
+ACCOUNT_POLICY = f"{BASE_POLICY}; style-src 'self'; img-src 'self'; script-src 'self'; connect-src 'self'"
 
 
 @router.get("/", response_class=FileResponse)
 async def read_front_page(request: Request) -> Response:
     return await static.get_response("index.html", request.scope)
+
+
+@router.get("/account", response_class=FileResponse)
+async def read_account_page(request: Request) -> Response:
+    """Where the links in mails lead."""
+    response = await static.get_response("account.html", request.scope)
+    response.headers["Content-Security-Policy"] = ACCOUNT_POLICY
+    return response
 
 
 @router.get("/docs", response_class=HTMLResponse)

@@ -6,21 +6,20 @@ import secrets
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import EmailStr, Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import EmailStr, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import CannotStart
+from app.setting_types import Hosts, MailUrl, Networks, Origins, Regex, Sender, WebAddress, Words
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED, LOCAL, KEY_FILE = ROOT / ".env", ROOT / ".env.local", ROOT / ".secret-key"
 NEW_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 WELL_KNOWN = ("secret", "changethis", "changeme", "change-me", "password", "your-", "example", "09d25e094faa6ca2556c")
-
-Words = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -37,24 +36,29 @@ class Settings(BaseSettings):
     bcrypt_rounds: int = Field(12, ge=4, le=16, description="Cost of a password hash; at least 10 in production.")
     password_min_length: int = Field(15, ge=8, le=64, description="Characters of a new password.")
     login_attempts: int = Field(10, ge=1, le=10**6, description="Wrong passwords a minute, at one name or address.")
-    sign_up_attempts: int = Field(20, ge=1, le=10**6, description="Sign-ups a minute, from one address.")
+    sign_up_attempts: int = Field(20, ge=1, le=10**6, description="Sign-ups, or resets, a minute from one address.")
     registration_open: bool = Field(True, description="Whether strangers may sign up.")
+    mail_url: MailUrl = Field(SecretStr(""), description="Sends mails: `smtp://user:password@host:587`, `smtps://...`.")
+    mail_from: Sender = Field("Cadre <no-reply@example.com>", max_length=300, description="Whom mails are from.")
+    public_url: WebAddress = Field(
+        "http://127.0.0.1:8000", max_length=500, description="Where the links in mails lead."
+    )
     read_only: bool = Field(False, description="Answer every write with 503, for maintenance.")
     database_connections: int = Field(
         16, ge=8, le=100, description="Of one server process: 5 for Sessions, one for /ready, the rest for verbs."
     )
     pgbouncer: bool = Field(False, description="Prepare no statements: PgBouncer is there in transaction mode.")
     concurrent_requests: int = Field(1024, ge=8, le=100_000, description="Of one server process; more get 503 at once.")
-    proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field((), description="Whose X-Forwarded-* is believed.")
+    proxies: Networks = Field((), description="Whose X-Forwarded-* is believed.")
     max_body_size: int = Field(2**17, ge=1024, le=2**30, description="Bytes of a request's body; more get 413.")
     max_import_size: int = Field(2**28, ge=1024, le=2**40, description="Bytes of a file to import; more get 413.")
     history_days: int = Field(365, ge=0, le=36500, description="How long changes are kept. 0: for ever.")
-    hosts: Words = Field((), description="Names this server answers to: `api.example.com,*.example.org`. None: any.")
+    hosts: Hosts = Field((), description="Names this server answers to: `api.example.com,*.example.org`. None: any.")
     idempotency_hours: int = Field(24, ge=1, le=8760, description="How long a key's answer is kept.")
     jobs_in_server: bool = Field(True, description="Do queued jobs; otherwise start python3 -m app worker.")
     log_requests: bool = Field(True, description="A line in the log for each request.")
-    cors_origins: Words = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
-    cors_origin_regex: str | None = Field(None, description="The same as one regular expression.")
+    cors_origins: Origins = Field((), description="Web pages that may call the API: `https://app.example.com,...`.")
+    cors_origin_regex: Regex | None = Field(None, description="The same as one regular expression.")
     cors_credentials: bool = Field(False, description="Whether those pages may send cookies.")
     cors_methods: Words = ("GET", "HEAD", "POST", "PATCH", "DELETE")
     cors_headers: Words = ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "X-Token")
@@ -67,36 +71,6 @@ class Settings(BaseSettings):
         """What signs tokens, and after it what signed those that still count."""
         old = self.old_secret_keys.get_secret_value().split(",")
         return (self.secret_key.get_secret_value(), *(key.strip() for key in old if key.strip()))
-
-    @field_validator("proxies", "hosts", "cors_origins", "cors_methods", "cors_headers", mode="before")
-    @classmethod
-    def split_words(cls, value: object) -> object:
-        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
-
-    @field_validator("hosts")
-    @classmethod
-    def check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for host in value:
-            if not re.fullmatch(r"(\*\.)?[a-z0-9.-]+|\[[0-9a-f:.]+\]", host):
-                raise ValueError(f"{host} is no host: write it like api.example.com, in small letters, without a port")
-        return value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
-                raise ValueError(f"{origin} is no origin: write it like https://app.example.com, with nothing behind")
-        return value
-
-    @field_validator("cors_origin_regex")
-    @classmethod
-    def check_regex(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"is no regular expression ({error})") from None
-        return value
 
     @field_validator("database_url")
     @classmethod
@@ -122,6 +96,10 @@ class Settings(BaseSettings):
             raise ValueError("CORS_ORIGIN_REGEX with CORS_CREDENTIALS=true opens the API to every web page: name yours")
         if self.environment == "production" and self.bcrypt_rounds < 10:
             raise ValueError("BCRYPT_ROUNDS must be at least 10 in production")
+        if self.environment == "production" and self.mail_url.get_secret_value():
+            for name, example in (("public_url", "https://app.example.com"), ("mail_from", "Us <us@example.com>")):
+                if name not in self.model_fields_set:
+                    raise ValueError(f"{name.upper()} is missing, and MAIL_URL is there: set it, like {example}")
         if not self.secret_key.get_secret_value() and self.environment == "development":
             self.secret_key = SecretStr(development_key())
         for key in self.keys:
@@ -158,6 +136,7 @@ def refuse_committed_secrets() -> None:
         is_secret = {
             "SECRET_KEY": r".",
             "OLD_SECRET_KEYS": r".",
+            "MAIL_URL": r"://[^/@]*:[^@]+@",
             "DATABASE_URL": r"://[^/@]*:[^@]+@|[?&]password=",
         }.get(name.upper())
         if is_secret and re.search(is_secret, value or ""):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app import accounts
+from app import accounts, mail
 from app.engine import migrations
 from app.engine.caller import Caller
 from app.engine.database import connect
@@ -35,10 +35,17 @@ def answer(work: Coroutine[Any, Any, None]) -> None:
 
 async def prepare(settings: Settings) -> None:
     """In development bring everything up to date; elsewhere check. Raises CannotStart with the command to type."""
+    mail.install(settings)
     if settings.environment == "development":
         migrations.upgrade(settings.database_url)
         await ensure_superuser(settings)
-    elif not migrations.is_at_head(settings.database_url):
+    else:
+        require_newest(settings)
+
+
+def require_newest(settings: Settings) -> None:
+    """Raise CannotStart unless the database is at the newest migration."""
+    if not migrations.is_at_head(settings.database_url):
         raise CannotStart("The database is not at the newest migration. Run: python3 -m app migrate")
 
 
@@ -50,6 +57,7 @@ def hasher_for(settings: Settings) -> Hasher:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[tuple[Caller, Hasher]]:
     """The application itself as a caller, and a hasher, outside of any server."""
+    mail.install(settings)
     hasher = hasher_for(settings)
     try:
         async with connect(settings.database_url, pgbouncer=settings.pgbouncer) as database:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Response
 from sqlmodel import Field, SQLModel
 
 from app.crud import transaction, verbs
-from app.deps import Caller, IfMatch, Query, RowId, created, query_of
+from app.deps import Caller, IfMatch, Query, RowId, created, query_of, reads, writes
 from app.engine.caller import Caller as AnyCaller
 from app.engine.http import dispatch
 from app.errors import documented
@@ -74,32 +74,32 @@ async def create_team(caller: AnyCaller, data: office.TeamCreate) -> office.Team
 def routes(entity: Any, new: Any, changed: Any, shown: Any) -> APIRouter:
     """Its five, as its own file would have them."""
     nouns, noun, rows = entity.__tablename__, f"scratch_{entity.__name__.lower()}", verbs(entity, shown)
-    restricted = documented(403) if entity.__access__ is Access.RESTRICTED else {}
-    router = APIRouter(prefix=f"/api/v1/{nouns}", tags=[nouns], responses=restricted)
+    reader, writer = Annotated[Caller, reads(entity)], Annotated[Caller, writes(entity)]
+    router = APIRouter(prefix=f"/api/v1/{nouns}", tags=[nouns])
 
     @router.get("", name=f"list_{nouns}")
-    async def list_them(caller: Caller, query: Annotated[Query, query_of(entity)]) -> list[shown]:
+    async def list_them(caller: reader, query: Annotated[Query, query_of(entity)]) -> list[shown]:
         """Those that you see, newest first."""
         return await rows.page(caller, query)
 
     @router.post("", name=f"create_{noun}", status_code=201, responses=documented(409))
-    async def create_one(caller: Caller, data: new, response: Response) -> shown:
+    async def create_one(caller: writer, data: new, response: Response) -> shown:
         """A new one."""
         make = create_team if entity is office.Team else rows.create
         return created(response, nouns, await make(caller, data))
 
     @router.get("/{row_id}", name=f"read_{noun}")
-    async def read_one(caller: Caller, row_id: RowId) -> shown:
+    async def read_one(caller: reader, row_id: RowId) -> shown:
         """One of them."""
         return await rows.get(caller, row_id)
 
     @router.patch("/{row_id}", name=f"update_{noun}", responses=documented(409))
-    async def update_one(caller: Caller, row_id: RowId, changes: changed, version: IfMatch) -> shown:
+    async def update_one(caller: writer, row_id: RowId, changes: changed, version: IfMatch) -> shown:
         """Change what you send, and nothing else."""
         return await rows.update(caller, row_id, changes, version=version)
 
     @router.delete("/{row_id}", name=f"delete_{noun}", status_code=204, responses=documented(409))
-    async def delete_one(caller: Caller, row_id: RowId, version: IfMatch) -> None:
+    async def delete_one(caller: writer, row_id: RowId, version: IfMatch) -> None:
         """Delete it, for good."""
         await rows.delete(caller, row_id, version=version)
 

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
 
 from app.crud import verbs
-from app.deps import Caller, IfMatch, Query, RowId, created, query_of
+from app.deps import Caller, IfMatch, Query, RowId, created, query_of, reads, writes
 from app.errors import documented
 from app.extras import extras
 from app.models.base import Access, BigId, Closed, Entity, Partial, Row, Text, listed
@@ -75,36 +75,38 @@ class Sample(Entity, SampleRead, table=True):
 samples = verbs(Sample, SampleRead)
 router = APIRouter(prefix="/api/v1/scratch_samples", tags=["scratch_samples"])
 SampleQuery = Annotated[Query, query_of(Sample)]
+SampleReader = Annotated[Caller, reads(Sample)]
+SampleWriter = Annotated[Caller, writes(Sample)]
 
 
 @router.get("")
-async def list_scratch_samples(caller: Caller, query: SampleQuery) -> list[SampleRead]:
+async def list_scratch_samples(caller: SampleReader, query: SampleQuery) -> list[SampleRead]:
     """Your samples, newest first."""
     return await samples.page(caller, query)
 
 
 @router.post("", status_code=201, responses=documented(409))
-async def create_scratch_sample(caller: Caller, data: SampleCreate, response: Response) -> SampleRead:
+async def create_scratch_sample(caller: SampleWriter, data: SampleCreate, response: Response) -> SampleRead:
     """A new sample."""
     return created(response, "scratch_samples", await samples.create(caller, data))
 
 
 @router.get("/{sample_id}")
-async def read_scratch_sample(caller: Caller, sample_id: RowId) -> SampleRead:
+async def read_scratch_sample(caller: SampleReader, sample_id: RowId) -> SampleRead:
     """One sample."""
     return await samples.get(caller, sample_id)
 
 
 @router.patch("/{sample_id}", responses=documented(409))
 async def update_scratch_sample(
-    caller: Caller, sample_id: RowId, changes: SampleUpdate, version: IfMatch
+    caller: SampleWriter, sample_id: RowId, changes: SampleUpdate, version: IfMatch
 ) -> SampleRead:
     """Change what you send, and nothing else."""
     return await samples.update(caller, sample_id, changes, version=version)
 
 
 @router.delete("/{sample_id}", status_code=204, responses=documented(409))
-async def delete_scratch_sample(caller: Caller, sample_id: RowId, version: IfMatch) -> None:
+async def delete_scratch_sample(caller: SampleWriter, sample_id: RowId, version: IfMatch) -> None:
     """Delete a sample, for good."""
     await samples.delete(caller, sample_id, version=version)
 

@@ -38,8 +38,10 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
 CLI = "import sys\ndef main():\n    print(sys.prefix, sys.argv[1:])\n"
 PYTEST = "def main(args):\n    print('pytest', args)\n    return 5\n"
 EXTRAS = """Provides-Extra: dev
+Provides-Extra: mail
 Provides-Extra: postgres
 Requires-Dist: pytest; extra == 'dev'
+Requires-Dist: aiosmtplib; extra == 'mail'
 Requires-Dist: psycopg; extra == 'postgres'
 """
 
@@ -91,13 +93,14 @@ def test_the_second_start_installs_nothing_and_is_quiet(started):
 
 def test_the_tests_bring_their_tools_and_get_their_arguments(started):
     told = start(started, "-m", "app", "test", "-k", "items", "-x")
-    start(started, "-m", "app", "run", DATABASE_URL="postgresql://db/cadre")
+    start(started, "-m", "app", "run", DATABASE_URL="postgresql://db/cadre", MAIL_URL="smtps://mail")
     start(started, "-m", "app", "test")
 
     assert told.stdout == "pytest ['-k', 'items', '-x']\n"
     assert told.stderr == "Installing what is new, a few seconds ...\n"
     assert told.returncode == 5
     assert installs(started) == 3
+    assert (started / ".venv" / PARTS / "aiosmtplib.py").exists()
 
 
 def test_writing_an_entity_brings_the_tools_too(started):
@@ -360,6 +363,7 @@ def make_clone(folder):
     (folder / "wheels").mkdir()
     make_wheel(folder / "wheels", "pytest", module=PYTEST)
     make_wheel(folder / "wheels", "psycopg", module="\n")
+    make_wheel(folder / "wheels", "aiosmtplib", module="\n")
     return folder
 
 

@@ -15,16 +15,19 @@ from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 from sqlmodel import SQLModel
 
+from app.engine import jobs, working
 from app.engine.caller import Caller
 from app.engine.http import dispatch
 from app.errors import Clash, Invalid
 from app.main import create_app
 from app.security import read_access_token
 from app.settings import ROOT, Settings
-from tests.conftest import Person, sign_up
+from tests.conftest import PASSWORD, Person, sign_up
 from tests.scratch import tables
+from tests.servers import free_port
 
 THEIRS = {"invoices", "companies", "projects", "labels", "labelings", "teams", "memberships", "bookings", "expenses"}
+THEIRS |= {"contracts", "minutes"}
 
 pytestmark = pytest.mark.skipif(
     bool({*THEIRS, "payments"} & set(SQLModel.metadata.tables)), reason="a team's own entities are called the same"
@@ -99,7 +102,7 @@ def read(settings: Settings, start: Callable[..., TestClient]) -> Iterator[Calla
 
 def test_no_page_has_python_that_nobody_runs():
     pages = {file.stem for file in (ROOT / "docs").glob("*.md") if "```python" in file.read_text(encoding="utf-8")}
-    assert pages == {"lists", "relations", "access", "routes", "add-an-entity"}  # the last is for test_new.py
+    assert pages == {"lists", "relations", "access", "routes", "jobs", "add-an-entity"}  # the last is for test_new.py
 
 
 def titles(answer: Any, field: str) -> list[Any]:
@@ -144,6 +147,7 @@ def test_what_lists_md_tells_is_so(read: Callable[[str], Page]):
     assert page.last == 4
 
 
+@pytest.mark.promise("U15")
 def test_what_relations_md_tells_is_so(read: Callable[[str], Page]):
     page = read("relations")
     ann, bob, caller = page.ann, page.bob, page.caller(page.ann)
@@ -183,6 +187,30 @@ def test_what_relations_md_tells_is_so(read: Callable[[str], Page]):
     page.call(page.projects.delete, caller, hall.id)
     left = page.call(page.projects.get, caller, roof.id)
     assert (left.part_of_id, left.version) == (None, 1)
+
+    # What an account leaves behind.
+    contracts, minutes = page.verbs(page.Contract, page.ContractRead), page.verbs(page.Minutes, page.MinutesRead)
+    root, late = page.root, page.call(page.labels.create, caller, Named(name="late"))
+    pair = page.LabelingBase(project_id=roof.id, label_id=late.id)
+    page.call(page.labelings.create, page.caller(root), pair)  # somebody else's, and within hers
+    assert bob.post(f"/projects/{bobs.id}/leader/{ann.id}").json()["leader_id"] == ann.id
+    contract, kept = [page.call(verbs.create, caller, SQLModel()) for verbs in (contracts, minutes)]
+    assert (contract.owner_id, kept.owner_id) == (ann.id, ann.id)
+
+    proof = {"current_password": PASSWORD}
+    refused = [root.delete(f"/admin/users/{ann.id}"), ann.post("/users/me/delete", proof)]
+    assert [refusal(answer) for answer in refused] == [(409, "It is still in use by contracts.")] * 2
+    assert refused[0].json()["detail"] in page.text
+    assert [project["name"] for project in ann.get("/projects").json()] == ["Roof"]
+
+    page.call(contracts.delete, caller, contract.id)
+    assert root.delete(f"/admin/users/{ann.id}").status_code == 204
+    assert [(each["name"], each["leader_id"]) for each in root.get("/projects").json()] == [("Bob's", None)]
+    by_root, by_bob = [page.call(minutes.page, page.caller(person)) for person in (root, bob)]
+    assert ([(each.id, each.owner_id) for each in by_root], by_bob) == ([(kept.id, None)], [])
+    assert page.call(page.labelings.page, page.caller(root)) == []
+    given = page.call(minutes.update, page.caller(root), kept.id, owner_id=bob.id)
+    assert page.call(minutes.page, page.caller(bob)) == [given]
 
 
 def test_what_access_md_tells_is_so(read: Callable[[str], Page]):
@@ -245,6 +273,34 @@ def test_what_routes_md_tells_is_so(read: Callable[[str], Page]):
     page.call(page.approve_small_ones)
     assert titles(ann.get("/expenses/open"), "id") == []
     assert root.get("/expenses/counts").json() == {"approved": 3}
+
+
+def test_what_jobs_md_tells_is_so(read: Callable[[str], Page], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "registered", {})
+    monkeypatch.setattr(working, "registered", jobs.registered)
+    page = read("jobs")
+    page.names["get_settings"] = lambda: page.app.state.settings
+    page.names["PAGER"] = ("127.0.0.1", free_port())
+    paged = list[bytes]()
+
+    async def listen() -> asyncio.Server:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            paged.append(await reader.readline())
+            writer.close()
+
+        return await asyncio.start_server(answer, *page.PAGER)
+
+    assert page.ann.post("/reminders?hours=3", {"title": "Water the plants"}).status_code == 201
+    assert page.call(page.do_what_is_due) == 0
+    assert page.call(page.do_what_is_due, hours=4) == 2
+    assert page.ann.get("/items/1").json()["title"] == "Now: Water the plants"
+    ((waiting,), _) = page.call(jobs.list_jobs, page.app.state.database)
+    assert (waiting.kind, waiting.attempts, waiting.error) == ("page", 1, "The pager does not answer.")
+    server = page.call(listen)
+    assert page.call(page.do_what_is_due, hours=5) == 1
+    page.call(server.close)
+    assert paged == [b"Now: Water the plants\n"]
+    assert page.call(page.do_what_is_due, hours=100) == 0
 
 
 async def race(page: Page) -> list[str]:

@@ -15,7 +15,7 @@ from tests.conftest import PASSWORD, Person
 from tests.test_http import ask
 
 DOCS = ("/docs", "/redoc")
-PAGES = ("/", *DOCS)
+PAGES = ("/", "/account", *DOCS)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_page_has_an_icon(client: TestClient, path: str):
 
 
 @pytest.mark.promise("H08", "H21")
-@pytest.mark.parametrize(("path", "scripts"), [("/", 0), ("/docs", 1), ("/redoc", 0)])
+@pytest.mark.parametrize(("path", "scripts"), [("/", 0), ("/account", 0), ("/docs", 1), ("/redoc", 0)])
 def test_a_page_runs_those_scripts_that_are_in_it_now_and_no_others(client: TestClient, path: str, scripts: int):
     digests = [hashlib.sha256(script.encode()).digest() for script in inline_scripts(client.get(path).text)]
     policy = directives(client, path)

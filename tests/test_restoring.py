@@ -4,6 +4,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from app.crud import items, transaction, verbs
 from app.engine.caller import Caller
 from app.engine.history import History
 from app.engine.restoring import restore
-from app.errors import Clash, Invalid, Missing
+from app.errors import Clash, InsufficientScope, Invalid, Missing
 from app.models import ItemCreate, ItemUpdate
 from app.models.base import Access, BigId, Entity, Row, references, rule
 from tests.conftest import POSTGRES
@@ -134,6 +135,23 @@ async def test_a_tree_comes_back_whole_whatever_refers_to_what_in_it(world: Worl
     await folders.delete(world.ann, top.id)
     assert (await restore(folders, world.ann, top.id)).version == 3
     assert await named(world.ann, papers) == ["in both", "in one"]
+
+
+@awaited
+async def test_what_comes_back_too_takes_the_scope_of_its_own_entity(world: World):
+    top = await folder(world.ann, "top")
+    await paper(world.ann, "inside", top, top)
+    await folders.delete(world.ann, top.id)
+
+    def with_scope(*scopes: str) -> Caller:
+        assert world.ann.identity
+        return replace(world.ann, identity=replace(world.ann.identity, scopes=frozenset(scopes)))
+
+    told = await refused(restore(folders, with_scope("scratch_folders:write"), top.id), InsufficientScope)
+    assert told == "That takes a token with scratch_papers:write in its scope."
+    assert await named(world.application) == []
+    await restore(folders, with_scope("scratch_folders:write", "scratch_papers:write"), top.id)
+    assert await named(world.ann, papers) == ["inside"]
 
 
 @awaited

@@ -2,15 +2,18 @@
 
 import re
 import time
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import inspect
 from sqlmodel import Session, select
 
 from app.models import User
+from app.models.user import fold
 from tests.conftest import PASSWORD, Person
 from tests.test_items import give_items, titles
 
@@ -19,6 +22,12 @@ ANN = {"username": "ann", "email": "ann@example.com", "password": PASSWORD}
 
 def sign_up(client: TestClient, **changes: object) -> Any:
     return client.post("/api/v1/users", json=ANN | changes)
+
+
+def unique_indexes(client: TestClient, table: str) -> list[Any]:
+    asked = inspect(client.app.state.session_engine)
+    constraints: list[Any] = asked.get_unique_constraints(table)
+    return [*constraints, *(index for index in asked.get_indexes(table) if index["unique"])]
 
 
 def usernames(response: Any) -> list[str]:
@@ -92,6 +101,7 @@ NO_USERNAMES = [
     *("ann\x00", "an\r\nn", "ann\x1b[0m", 1, None, ["ann"], {"ann": 1}, True),
     # Letters that only look alike would make two accounts of what is one name to a person.
     *("\uff41\uff4e\uff4e", "\u0430nn", "a\u0301nn", "\u212aann", "an\u200bn", "\u202eann", "\U0001f600" * 2),
+    *("\u0131an", "\u0130an", "stra\u00dfe", "\ufb01nn"),
 ]
 
 
@@ -144,17 +154,55 @@ def test_nobody_gives_themselves_what_is_not_theirs_to_give(client: TestClient, 
     assert ann.get("/users/me").json() == before
 
 
-@pytest.mark.promise("U07")
-@pytest.mark.parametrize("same", ["username", "email"])
-def test_of_ten_sign_ups_at_once_one_succeeds(client: TestClient, root: Person, same: str):
+# Of one name, and of one address.
+SPELLINGS = {
+    "username": ["strasse", "STRASSE", " Strasse ", "strasse\n", "\u00a0straSSe"],
+    "email": [
+        *("strasse@example.com", " STRASSE@Example.COM ", "Stra\u00dfe@example.com", "stra\u1e9ee@example\u3002com"),
+        "\uff33trasse\uff20example.com",
+    ],
+}
+
+
+@pytest.mark.promise("U07", "U01", "U04")
+@pytest.mark.parametrize("same", SPELLINGS)
+def test_of_ten_sign_ups_at_once_one_succeeds_whatever_the_spelling(client: TestClient, root: Person, same: str):
     def one(number: int) -> int:
         different = {"username": f"ann{number}", "email": f"ann{number}@example.com"}
-        return sign_up(client, **different | {same: ANN[same]}).status_code
+        return sign_up(client, **different | {same: SPELLINGS[same][number % 5]}).status_code
 
     with ThreadPoolExecutor(10) as pool:
         statuses = list(pool.map(one, range(10)))
     assert sorted(statuses) == [201, *[409] * 9]
     assert root.get("/admin/counts").json()["users"] == 2
+    assert [Person(client, login).log_in().status_code for login in SPELLINGS[same]] == [200] * 5
+
+
+def test_it_is_the_database_that_lets_nobody_have_anothers_name(client: TestClient, ann: Person):
+    indexes = {tuple(index["column_names"]) for index in unique_indexes(client, "users")}
+    assert {("username",), ("email",)} <= indexes
+
+
+@pytest.mark.promise("U02")
+def test_a_domain_is_the_same_as_the_internet_has_it_and_not_as_it_looks(client: TestClient):
+    # Folded, "ß" would be "ss": mail for one would go to the other.
+    sharp = ["ann@stra\u00dfe.de", "ann@xn--strae-oqa.de", "ANN@STRA\u1e9eE.DE"]
+    assert sign_up(client, email=sharp[0]).json()["email"] == sharp[0]
+    assert [sign_up(client, username="bob", email=email).status_code for email in sharp] == [409] * 3
+    assert sign_up(client, username="bob", email="ann@strasse.de", password="bob's own words here").status_code == 201
+    assert [Person(client, email).log_in().status_code for email in [*sharp, "ann@strasse.de"]] == [200, 200, 200, 400]
+
+
+@pytest.mark.once
+def test_every_letter_is_folded_alike_whatever_its_case_and_however_it_is_composed():
+    letters = [chr(code) for code in range(0xA0, 0x1F000) if chr(code).isalpha() and code != 0x131]
+    forms = {letter: [letter, letter.upper(), letter.lower()] for letter in letters}
+    for found in forms.values():
+        found += [unicodedata.normalize(form, found[0]) for form in ("NFD", "NFKC")]
+        found += [fold(found[0])]
+    assert [letter for letter, found in forms.items() if len({fold(form) for form in found}) > 1] == []
+    # Whose capital is another letter's: not the same to a person.
+    assert fold("\u0131") != fold("i")
 
 
 # Oneself

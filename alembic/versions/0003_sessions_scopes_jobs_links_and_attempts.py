@@ -101,9 +101,12 @@ def upgrade() -> None:
         op.add_column(table, column)
     op.execute("UPDATE users SET credentials_changed_at = created_at")
     op.drop_column("users", "security_stamp")
+    few = {"postgresql_where": sa.text("is_superuser"), "sqlite_where": sa.text("is_superuser = 1")}
+    op.create_index("ix_users_superusers", "users", ["id"], **few)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_users_superusers", table_name="users")
     stamp = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
     op.add_column("users", sa.Column("security_stamp", stamp, nullable=False, server_default="0"))
     # Nobody's token holds any more.

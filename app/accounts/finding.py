@@ -1,16 +1,19 @@
 """What is asked of the database about an account, before it is known who is calling."""
 
+from contextlib import suppress
 from typing import NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import bindparam, select
 
 from app.engine.caller import Caller
 from app.engine.statement import Statement
 from app.errors import Missing
 from app.models import User
-from app.models.user import fold
+from app.models.user import Email, fold
 from app.security import Identity
 
+_ADDRESS: TypeAdapter[str] = TypeAdapter(Email)
 _user = User.__table__.c
 _account = select(_user.id, _user.username, _user.email, _user.is_superuser, _user.is_active, _user.hashed_password)
 _BY = {name: Statement(_account.where(_user[name] == bindparam("value"))) for name in ("id", "username", "email")}
@@ -41,7 +44,11 @@ async def find_login(caller: Caller, login: str) -> Account | None:
 
 def as_stored(login: str) -> str:
     """The one spelling of a username or e-mail that somebody typed."""
-    return fold(login.strip())
+    name = fold(login.strip())
+    if "@" in name:
+        with suppress(ValidationError):  # what is no address is nobody's
+            return _ADDRESS.validate_python(login)
+    return name
 
 
 async def identify(application: Caller, username: str) -> Identity:

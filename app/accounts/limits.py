@@ -1,4 +1,4 @@
-"""How many wrong passwords a minute, for one name and from one address; and how many new accounts.
+"""How many wrong passwords a minute, for one name and from one address; and how many sign-ups and mails.
 
 The name and the e-mail of an account are counted apart: if they shared a counter, it would tell whose address that is.
 """
@@ -18,6 +18,7 @@ from app.models import LoginSession
 from app.models.base import utcnow
 
 FROM_ONE_ADDRESS = 5  # times as many as for one name: an office may stand behind it
+TO_ONE_ADDRESS = 5  # mails
 
 _session = LoginSession.__table__.c
 _HOMES = Statement(
@@ -58,6 +59,16 @@ async def count_sign_up(application: Caller, hasher: Hasher, address: str | None
     """One more from there, whatever becomes of it. Raises TooMany, and Unavailable where it could not be served."""
     with hasher.place():
         await count(application.db, limit(most, "sign-up from", network(address)))
+
+
+async def count_reset(application: Caller, address: str | None, most: int) -> None:
+    """One more who has forgotten their password there. Raises TooMany."""
+    await count(application.db, limit(most, "reset from", network(address)))
+
+
+async def count_mail(caller: Caller, email: str) -> None:
+    """One more mail to that address, which perhaps its owner did not ask for. Raises TooMany."""
+    await count(caller.db, limit(TO_ONE_ADDRESS, "mail to", email))
 
 
 def network(address: str | None) -> str:

@@ -3,6 +3,7 @@
 import logging
 import secrets
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -113,7 +114,7 @@ async def log_in(
     now, stamp, (token, family, refresh) = utcnow(), new_stamp(), _new_refresh_token()
     new = {
         **{"created_at": now, "updated_at": now, "last_used_at": now, "expires_at": now + timedelta(days=days)},
-        **{"client": client.name, "address": client.address, "scope": granted and " ".join(sorted(granted))},
+        **{"client": client.name, "address": client.address, "scope": scopes.written(granted)},
         **{"stamp": stamp, "hashed_family": hashed(family), "hashed_refresh": hashed(refresh)},
     }
     values = {"value": account.id, "seen": account.hashed_password} | {f"new_{name}": new[name] for name in new}
@@ -136,15 +137,17 @@ async def refresh(application: Caller, token: str, *, scope: str = "") -> Logged
     family, spent = _parts(token)
     new, _, following = _new_refresh_token(family)
     given = {"family": hashed(family), "spent": hashed(spent), "next": hashed(following), "now": utcnow()}
-    rows = await application.db.run(_ROTATE, given)
-    account = await find(application, "id", rows[0][1]) if rows else None
-    if not account or not account.is_active:
-        if await application.db.run(_END_FAMILY, given):
-            logging.getLogger("app").warning("A refresh token came twice, or too late: its session has ended")
-        raise NoToken("invalid_grant", ENDED)
-    session_id, _, stamp, had = rows[0]
-    granted = _granted(scope, is_superuser=account.is_superuser, within=None if had is None else frozenset(had.split()))
-    return LoggedIn(Identity(account.id, bool(account.is_superuser), session_id, stamp, scopes=granted), new)
+    async with application.db.transaction() as db:
+        rows = await db.run(_ROTATE, given)
+        account = await find(replace(application, db=db), "id", rows[0][1]) if rows else None
+        if account and account.is_active:
+            session_id, _, stamp, had = rows[0]
+            # Within: a token that asks for too much is not spent with that.
+            granted = _granted(scope, is_superuser=account.is_superuser, within=scopes.read(had))
+            return LoggedIn(Identity(account.id, bool(account.is_superuser), session_id, stamp, scopes=granted), new)
+    if await application.db.run(_END_FAMILY, given):
+        logging.getLogger("app").warning("A refresh token came twice, or too late: its session has ended")
+    raise NoToken("invalid_grant", ENDED)
 
 
 async def revoke(application: Caller, token: str, *, keys: tuple[str, ...]) -> None:
@@ -174,14 +177,18 @@ async def log_out(caller: Caller) -> None:
     """End the session that the caller's token belongs to. Raises Forbidden for a machine token, which is revoked."""
     if caller.identity is None or caller.identity.session_id is None:
         raise Forbidden("That is no login, but a machine token: revoke it.")
-    await sessions.delete(caller, caller.identity.session_id)
+    # Whatever the scope: to end itself, a token need not be allowed anything.
+    await standing.recognise(caller)
+    await caller.db.run(_END, {"session": caller.identity.session_id, "stamp": caller.identity.stamp})
 
 
 async def log_out_everywhere(caller: Caller) -> None:
     """End every session of the caller, this one too."""
     scopes.require(caller.identity, scopes.writing(LoginSession.__table__.name))
     if not await caller.db.run(_END_OWN, caller.binds):
-        await standing.recognise(caller)
+        known = await standing.recognise(caller)
+        if known.identity != caller.identity:  # they have another role by now
+            await log_out_everywhere(known)
 
 
 async def end_sessions(tx: Caller, user_id: int) -> None:
@@ -209,7 +216,8 @@ async def upgrade_hash(application: Caller, user_id: int, seen: str, better: str
 
 def _granted(scope: str, *, is_superuser: bool, within: frozenset[str] | None = None) -> frozenset[str] | None:
     try:
-        return scopes.granted(scope, is_superuser=is_superuser, within=within)
+        # Sent without a value counts as not sent (RFC 6749, section 3.1).
+        return scopes.granted(scope or None, is_superuser=is_superuser, within=within)
     except Invalid as refusal:
         raise NoToken("invalid_scope", refusal.detail) from None
 

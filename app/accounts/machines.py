@@ -4,15 +4,17 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
-from sqlalchemy import bindparam, or_, select, update
+from sqlalchemy import bindparam, delete, or_, select, update
 
 from app.accounts.finding import identify
-from app.crud import machine_tokens
+from app.crud import machine_tokens, standing, transaction
 from app.engine import scopes
 from app.engine.caller import Caller
+from app.engine.recording import acting
 from app.engine.statement import Statement
+from app.engine.waiting import retried
 from app.errors import Unauthenticated, Unavailable
-from app.models import MachineToken, MachineTokenCreate, NewMachineToken, User
+from app.models import MachineToken, MachineTokenCreate, MachineTokenRead, NewMachineToken, User
 from app.models.base import utcnow
 from app.security import MACHINE, Identity, hashed, new_secret
 
@@ -42,6 +44,12 @@ _USED = Statement(
     .values(last_used_at=bindparam("now"), updated_at=_token.updated_at, version=_token.version)
     .returning(_token.id)
 )
+# Whoever ends what the caller may do waits until their new token is there, and ends it too; or was faster: then the
+# statement that creates it finds out.
+_HOLD = Statement(select(_user.id).where(_user.id == bindparam("value")).with_for_update(read=True))
+_REVOKE_ALL = Statement(
+    delete(MachineToken.__table__).where(_token.owner_id == bindparam("value"), acting()).returning(_token.id)
+)
 
 
 async def identify_machine(application: Caller, token: str) -> Identity:
@@ -54,8 +62,7 @@ async def identify_machine(application: Caller, token: str) -> Identity:
     if is_to_note:
         with suppress(Unavailable):  # a note, and not worth a refusal
             await application.db.run(_USED, {"value": token_id, "now": now})
-    granted = None if scope is None else frozenset(scope.split())
-    return Identity(user_id, bool(is_superuser), machine_token_id=token_id, scopes=granted)
+    return Identity(user_id, bool(is_superuser), machine_token_id=token_id, scopes=scopes.read(scope))
 
 
 async def create_machine_token(caller: Caller, data: MachineTokenCreate) -> NewMachineToken:
@@ -63,15 +70,28 @@ async def create_machine_token(caller: Caller, data: MachineTokenCreate) -> NewM
 
     Raises Invalid for a scope that is none, or that the caller's own token does not have.
     """
+    caller = await standing.recognise(caller)  # who was demoted must not keep `admin` in a token for later
     own, is_superuser = (caller.identity.scopes if caller.identity else None), caller.role == "superuser"
-    granted = scopes.granted(data.scope or "", is_superuser=is_superuser, within=own)
+    granted = scopes.granted(data.scope, is_superuser=is_superuser, within=own)
     token, until = new_secret(MACHINE), data.days and utcnow() + timedelta(days=data.days)
-    new = {"scope": granted and " ".join(sorted(granted)), "hashed_token": hashed(token), "prefix": token[:SHOWN]}
-    row = await machine_tokens.create(caller, data, expires_at=until, **new)
+    new = {"scope": scopes.written(granted), "hashed_token": hashed(token), "prefix": token[:SHOWN]}
+    row = await _create(caller, data, expires_at=until, **new)
     return NewMachineToken.model_construct(**dict(row), token=token)
+
+
+@retried
+async def _create(caller: Caller, data: MachineTokenCreate, **more: object) -> MachineTokenRead:
+    async with transaction(caller) as tx:
+        await tx.db.run(_HOLD, {"value": caller.id})
+        return await machine_tokens.create(tx, data, **more)
 
 
 async def create_machine_token_for(application: Caller, username: str, data: MachineTokenCreate) -> NewMachineToken:
     """The same for somebody else, from the command line. Raises Missing."""
     owner = await identify(application, username)
     return await create_machine_token(replace(application, identity=owner), data)
+
+
+async def revoke_machine_tokens(tx: Caller, user_id: int) -> None:
+    """Of that user, all: after an account was taken over. In the transaction that changes the account."""
+    await tx.db.run(_REVOKE_ALL, {"value": user_id, "acting": tx.acting})

@@ -8,7 +8,7 @@ from sqlmodel import select
 
 from app.engine import logs, scopes
 from app.engine.statement import Runs, Statement
-from app.errors import Unauthenticated
+from app.errors import Forbidden, Unauthenticated
 from app.models.base import BigId, Entity
 from app.security import Identity
 
@@ -37,6 +37,13 @@ class Caller:
             return "application"
         # Without the scope `admin` a superuser's token is an ordinary user's.
         return "superuser" if self.identity.is_superuser and scopes.covers(self.identity, scopes.ADMIN) else "user"
+
+    def require_superuser(self) -> None:
+        """Raise Forbidden unless the role is enough for what is for superusers. `recognise` first: roles change."""
+        if self.identity is not None and self.identity.is_superuser:
+            scopes.require(self.identity, scopes.ADMIN)
+        elif self.role == "user":
+            raise Forbidden("That is for superusers.")
 
     @property
     def binds(self) -> dict[str, Any]:

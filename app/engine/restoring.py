@@ -59,11 +59,11 @@ async def restore(verbs: Verbs[Read], caller: Caller, row_id: int) -> Read:
     """The deleted row, there again, with all that its deletion took along.
 
     Raises Missing if there was none that the caller could see, and Clash if it was not deleted, held a secret, or if
-    something stands in its way: what it refers to is gone, or its name is taken by now.
+    something stands in its way: what it refers to is gone, or its name is taken by now. What went along takes its own
+    entity's scope too.
     """
     root = Key(verbs.entity.__table__.name, row_id)
-    if caller.identity:
-        scopes.require_for(caller.identity, root.table, writes=True)
+    scopes.require_for(caller.identity, root.table, writes=True)
     async with caller.db.transaction() as db:
         tx = replace(caller, db=db)
         await db.run(_TAKE_TURN, {"entity": root.table, "row_id": row_id})
@@ -74,7 +74,10 @@ async def restore(verbs: Verbs[Read], caller: Caller, row_id: int) -> Read:
             raise Clash("It is not deleted.")
         rows = await db.run(_DELETED, {"transaction": last["transaction_id"]})
         deleted = {Key(each["entity"], each["row_id"]): json.loads(each["image"]) for each in map(_named, rows)}
-        await _insert_all(tx, root, _taken_along_with(root, deleted), deleted)
+        images = _taken_along_with(root, deleted)
+        for table in {key.table for key in images}:
+            scopes.require_for(caller.identity, table, writes=True)
+        await _insert_all(tx, root, images, deleted)
         return await verbs.get(tx, row_id)
 
 

@@ -10,7 +10,7 @@ from app.errors import InsufficientScope, Invalid
 from app.security import Identity
 
 ADMIN = "admin"
-#: Every scope that a route declares, and what it allows.
+#: Every scope there is, and what it allows: two for each entity that has verbs, and what routes declare besides.
 known = {ADMIN: "Act as the superuser that you are."}
 
 
@@ -31,32 +31,46 @@ def covers(identity: Identity, scope: str) -> bool:
     return identity.scopes is None or scope in identity.scopes
 
 
-def require(identity: Identity | None, scope: str) -> None:
-    """Raise InsufficientScope unless the token covers that. Without an identity it is the application itself."""
-    if identity is not None and not covers(identity, scope):
-        raise InsufficientScope(scope)
+def require(identity: Identity | None, *scopes: str) -> None:
+    """Raise InsufficientScope unless the token covers all of these. Without an identity it is the application."""
+    if identity is not None and identity.scopes is not None and not identity.scopes.issuperset(scopes):
+        raise InsufficientScope(*scopes)
 
 
-def require_for(identity: Identity, table: str, *, writes: bool) -> None:
+def require_for(identity: Identity | None, table: str, *, writes: bool) -> None:
     """The same for a verb: what is written may be read, since the answer shows it."""
-    if identity.scopes is not None and f"{table}:write" not in identity.scopes:
+    if identity is not None and identity.scopes is not None and f"{table}:write" not in identity.scopes:
         require(identity, f"{table}:write" if writes else f"{table}:read")
 
 
-def granted(asked: str, *, is_superuser: bool, within: frozenset[str] | None = None) -> frozenset[str] | None:
+def granted(asked: str | None, *, is_superuser: bool, within: frozenset[str] | None = None) -> frozenset[str] | None:
     """What a token gets that asks for these, separated by spaces (RFC 6749, section 3.3): never more than the role has.
 
-    Nothing asked is all. Raises Invalid for what is no scope, and for what is not `within`.
+    None asks for all that is `within`. Raises Invalid for what is no scope, for what is not `within`, and if nothing is
+    left: a token that may do nothing is of no use.
     """
-    names = frozenset(asked.split()) or within
+    names = within if asked is None else frozenset(asked.split())
     if names is None:
         return None
-    unknown = sorted(names - known.keys())
+    unknown = () if asked is None else sorted(names - known.keys())
     if unknown:
         raise Invalid(f"{unknown[0][:64]} is no scope here.")
     if within is not None and not names <= within:
         raise Invalid(f"{min(names - within)} is more than was granted.")
-    return names if is_superuser else names - {ADMIN}
+    allowed = names if is_superuser else names - {ADMIN}
+    if not allowed:
+        raise Invalid("None of that can be granted to you.")
+    return allowed
+
+
+def written(scopes: frozenset[str] | None) -> str | None:
+    """As the database keeps them. None is all, and an empty text nothing."""
+    return None if scopes is None else " ".join(sorted(scopes))
+
+
+def read(text: str | None) -> frozenset[str] | None:
+    """What was written."""
+    return None if text is None else frozenset(text.split())
 
 
 def told(scopes: Iterable[str] | None, *, is_superuser: bool) -> str:

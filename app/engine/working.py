@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -64,9 +64,9 @@ async def working(application: Caller, *, grace: float = GRACE) -> AsyncIterator
 
 
 async def work_off(application: Caller, *, now: datetime | None = None) -> int:
-    """Do what is due, or was due by that instant, one job after the other. How many it were. For tests and commands."""
-    worker, done = Worker(application), 0
-    while work := await worker.take(now):
+    """Do what is due, as if it were that instant, one job after the other. How many it were. For tests."""
+    worker, done = Worker(application, lambda: now or utcnow()), 0
+    while work := await worker.take():
         await worker.do(work)
         done += 1
     return done
@@ -75,8 +75,8 @@ async def work_off(application: Caller, *, now: datetime | None = None) -> int:
 class Worker:
     """Does jobs of the kinds that are registered when it is made."""
 
-    def __init__(self, application: Caller) -> None:
-        self._application, self._jobs = application, dict(registered)
+    def __init__(self, application: Caller, clock: Callable[[], datetime] = utcnow) -> None:
+        self._application, self._jobs, self._clock = application, dict(registered), clock
         self._places, self._tasks = asyncio.Semaphore(LANES), set[asyncio.Task[None]]()
         self._stops, self._is_stopping = set[asyncio.Timeout](), False
         self.bell = asyncio.Event()
@@ -149,10 +149,9 @@ class Worker:
         self._tasks.discard(task)
         self._places.release()
 
-    async def take(self, now: datetime | None = None) -> Work | None:
+    async def take(self) -> Work | None:
         """The next job that is due, if there is one: this worker's, until its lease runs out."""
-        db, lease = self._application.db, secrets.randbits(62)
-        now = now or utcnow()
+        db, lease, now = self._application.db, secrets.randbits(62), self._clock()
         if not await db.run(self._look, {"now": now}):  # to look takes no lock
             return None
         limits = enumerate(job.limit for job in self._jobs.values())
@@ -208,7 +207,7 @@ class Worker:
             log.error("%s is dead, and was perhaps done: %s", name, told, exc_info=_without_words(error))
             await self._say(BURY_HANDED_OVER, work, tried=tried, told=told)
         elif isinstance(error, Stopped):
-            await self._say(AGAIN, work, tried=tried - 1, told=told, due=utcnow())
+            await self._say(AGAIN, work, tried=tried - 1, told=told, due=self._clock())
         elif isinstance(error, GiveUp) or work.attempt >= work.job.attempts:
             log.error("%s is dead: %s", name, told, exc_info=_without_words(error))
             await self._say(BURY, work, tried=tried, told=told)
@@ -216,7 +215,7 @@ class Worker:
             pause = _pause(work.attempt, error)
             where = _without_words(error) if work.attempt == 1 else None
             log.warning("%s failed: %s; again in %d s", name, told, pause.total_seconds(), exc_info=where)
-            await self._say(AGAIN, work, tried=tried, told=told, due=utcnow() + pause)
+            await self._say(AGAIN, work, tried=tried, told=told, due=self._clock() + pause)
 
     async def _say(self, statement: Statement, work: Work, **values: object) -> None:
         for pause in PAUSES:

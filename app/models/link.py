@@ -5,12 +5,15 @@ Only the hash of the secret in it is stored.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import SecretStr
+from sqlalchemy import Table
 from sqlmodel import Field, SQLModel
 
-from app.models.base import BigId, utcnow
+from app.models.base import BigId, Closed, utcnow
 from app.models.types import JsonColumn, by_value
+from app.models.user import Email, Password
 
 
 class Purpose(StrEnum):
@@ -25,6 +28,7 @@ class Link(SQLModel, table=True):
 
     __tablename__ = "links"
     __table_args__ = ({"sqlite_autoincrement": True},)
+    __table__: ClassVar[Table]
 
     id: int = Field(default=None, primary_key=True, sa_type=BigId)
     created_at: datetime = Field(default_factory=utcnow)
@@ -34,3 +38,15 @@ class Link(SQLModel, table=True):
     data: dict[str, Any] | None = Field(default=None, sa_type=JsonColumn)  # of a sign-up: what the account will be
     hashed_secret: str = Field(max_length=64, unique=True)
     expires_at: datetime = Field(index=True)
+
+
+class ResetRequest(Closed):
+    email: Email = Field(max_length=254, schema_extra={"examples": ["ann@example.com"]})
+
+
+class Confirmation(Closed):
+    token: SecretStr = Field(min_length=1, max_length=100, description="What stands behind `=` in the link.")
+
+
+class PasswordReset(Confirmation):
+    new_password: Password

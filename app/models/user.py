@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, EmailStr, SecretStr, StringConstraints
 from pydantic import Field as Constraint
+from sqlalchemy import Index, text
 from sqlmodel import Field, SQLModel
 
 from app.models.base import CLEAN, Closed, Entity, Line, Partial, Row, clean, listed, utcnow
@@ -13,8 +14,9 @@ from app.settings import get_settings
 
 
 def fold(value: str) -> str:
-    """One spelling for what is the same to a person: `Ann@Example.com` is `ann@example.com`."""
-    return unicodedata.normalize("NFKC", clean(value)).casefold()
+    """One spelling for what is the same to a person, whatever its case and width."""
+    # Once more: what is folded can be composed of several characters.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", clean(value)).casefold())
 
 
 # No "@" in a name, so that a login can be either and never means two people.
@@ -31,7 +33,9 @@ def as_address(value: object) -> object:
         raise ValueError("must not be longer than 254 characters")
     if "<" in value:  # pydantic would read "Ann <ann@example.com>", and drop the name
         raise ValueError("must be an e-mail address and nothing else")
-    return fold(value)
+    name, at, domain = unicodedata.normalize("NFKC", clean(value)).rpartition("@")
+    # Domains have rules of their own (IDNA), which EmailStr applies: there "straße.de" is not "strasse.de".
+    return fold(name) + at + domain
 
 
 # Of any language: RFC 6531.
@@ -81,6 +85,23 @@ class UserCreate(Closed, UserBase):
     password: Password
 
 
+class AccountCreate(Closed, UserBase):
+    """What superusers create, for others."""
+
+    password: Password | None = Field(default=None, description="None: one is generated, and answered.")
+    is_superuser: bool = False
+
+
+class Invitation(Closed, UserBase):
+    """An account whose password its user chooses."""
+
+
+class AccountReset(Closed):
+    email: Email | None = Field(
+        default=None, max_length=254, description="A new address, if a thief has changed it: mails are a way in."
+    )
+
+
 class UserUpdate(Partial, UserBase):
     """What users may change about themselves. The e-mail is the way back into an account, so it takes the password."""
 
@@ -95,14 +116,29 @@ class UserRead(UserBase, Row):
     credentials_changed_at: datetime = Field(default_factory=utcnow, description="The last new password.")
 
 
+class UserWithPassword(UserRead):
+    """Shown this once."""
+
+    password: str | None = Field(description="The one that was generated. None: it was given.")
+
+
 class User(Entity, UserRead, table=True):
     __tablename__ = "users"
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (
+        # Few of many: who is left is asked whenever one goes.
+        Index(
+            "ix_users_superusers", "id", postgresql_where=text("is_superuser"), sqlite_where=text("is_superuser = 1")
+        ),
+        {"sqlite_autoincrement": True},
+    )
     __owner__ = "id"
 
     hashed_password: str = Field(max_length=255)
 
 
-class PasswordChange(Closed):
+class PasswordProof(Closed):
     current_password: SecretStr = Field(max_length=1000)
+
+
+class PasswordChange(PasswordProof):
     new_password: Password

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from app.routers.admin import router as admin
 from app.routers.items import router as items
+from app.routers.links import router as links
 from app.routers.machine_tokens import router as machine_tokens
 from app.routers.sessions import router as sessions
 from app.routers.token import router as token

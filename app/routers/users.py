@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from app import accounts, crud
+from app.accounts import Sent
 from app.deps import (
     Application,
     Caller,
@@ -21,25 +22,43 @@ from app.deps import (
     writes,
 )
 from app.errors import Forbidden, documented
-from app.models import Item, ItemCreate, ItemRead, PasswordChange, User, UserCreate, UserRead, UserUpdate, UserWithItems
+from app.models import (
+    Item,
+    ItemCreate,
+    ItemRead,
+    PasswordChange,
+    PasswordProof,
+    User,
+    UserCreate,
+    UserRead,
+    UserUpdate,
+    UserWithItems,
+)
 
 router = APIRouter(prefix="/users", tags=["users"])
 UserQuery = Annotated[Query, query_of(User)]
 UserReader = Annotated[Caller, reads(User)]
 UserWriter = Annotated[Caller, writes(User)]
+UserWithItemsReader = Annotated[Caller, reads(User, Item)]
 ItemQuery = Annotated[Query, query_of(Item)]
 ItemReader = Annotated[Caller, reads(Item)]
 ItemWriter = Annotated[Caller, writes(Item)]
 
 
-@router.post("", status_code=201, responses=documented(403, 409, 429))
+@router.post("", status_code=201, responses=documented(403, 409, 429) | {202: {"model": Sent, "description": "Mailed"}})
 async def create_user(
     application: Application, hasher: Hasher, settings: Settings, client: Client, data: UserCreate, response: Response
-) -> UserRead:
-    """Sign up. Anybody may, unless registration is closed."""
+) -> UserRead | Sent:
+    """Sign up. Anybody may, unless registration is closed.
+
+    Where MAIL_URL is set, the answer is 202, and the account is there once the link in the mail was opened.
+    """
     if not settings.registration_open:
         raise Forbidden("Registration is closed. Ask a superuser for an account.")
     await accounts.count_sign_up(application, hasher, client.address, settings.sign_up_attempts)
+    if settings.mail_url:
+        response.status_code = 202
+        return await accounts.ask_for_account(application, hasher, data)
     return created(response, "users", await accounts.register(application, hasher, data))
 
 
@@ -67,6 +86,15 @@ async def update_my_password(caller: UserWriter, hasher: Hasher, data: PasswordC
     await accounts.change_password(caller, hasher, data)
 
 
+@router.post("/me/delete", status_code=204, responses=documented(403, 409, 429))
+async def delete_me(caller: UserWriter, hasher: Hasher, proof: PasswordProof) -> None:
+    """Delete your account, and what is yours. Nothing brings it back.
+
+    Not as the last active superuser, and not while something of yours must not go: 409.
+    """
+    await accounts.delete_own_account(caller, hasher, proof.current_password.get_secret_value())
+
+
 @router.get("/me/items")
 async def list_my_items(caller: ItemReader, query: ItemQuery) -> list[ItemRead]:
     """Your own items, newest first."""
@@ -74,12 +102,12 @@ async def list_my_items(caller: ItemReader, query: ItemQuery) -> list[ItemRead]:
 
 
 @router.get("/{user_id}")
-async def read_user(caller: UserReader, user_id: RowId) -> UserWithItems:
+async def read_user(caller: UserWithItemsReader, user_id: RowId) -> UserWithItems:
     """A user and the newest 100 of their items. Yourself, or for superusers anybody."""
     return await crud.read_user_with_items(caller, user_id)
 
 
-@router.post("/{user_id}/items", status_code=201, responses=documented(409))
+@router.post("/{user_id}/items", status_code=201, dependencies=[reads(User)], responses=documented(409))
 async def create_user_item(caller: ItemWriter, user_id: RowId, data: ItemCreate, response: Response) -> ItemRead:
     """Create an item that belongs to that user. For yourself, or for superusers anybody."""
     return created(response, "items", await crud.create_item_for(caller, user_id, data))

@@ -52,6 +52,9 @@ class Attempt:
         self._db = await self.stack.enter_async_context(transaction())
         # Before any answer is shown to somebody who was shut out since.
         await self.standing.recognise(replace(self.caller, db=self._db))
+        if self.caller.identity and self.caller.identity.scopes is not None:
+            # A token that may do less is not shown what another was answered.
+            self._hash.update(" ".join(sorted(self.caller.identity.scopes)).encode())
         asked = self._hash.hexdigest()
         answer = await keys.claim(self._db, self.caller.id, self._key, asked, hours=self._hours)
         if answer:
