@@ -213,6 +213,7 @@ def test_what_is_no_token_or_has_ended_is_revoked_already(here: Login, settings:
 def test_a_revocation_without_a_token_is_refused_in_the_words_of_oauth2(client: TestClient, request_: dict[str, Any]):
     answer = client.post("/api/v1/revoke", **request_)
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+    assert answer.json()["detail"] == "Send a form (application/x-www-form-urlencoded) with the token."
 
 
 def test_logging_out_everywhere_ends_every_session_of_ones_own(here: Login, elsewhere: Login, bob: Person):
