@@ -11,15 +11,7 @@
 - `finding.py`: what all of these ask of the database.
 """
 
-from app.accounts.addresses import (
-    Sent,
-    ask_for_account,
-    ask_for_reset,
-    ask_for_verification,
-    confirm,
-    invite,
-    reset_password,
-)
+from app.accounts.addresses import Sent, ask_for_account, ask_for_reset, ask_for_verification, confirm, reset_password
 from app.accounts.administration import (
     Counts,
     count,
