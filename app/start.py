@@ -30,12 +30,19 @@ def answer(work: Coroutine[Any, Any, None]) -> None:
     except Refusal as refusal:
         raise CannotStart(refusal.detail) from None
     except ValidationError as error:
-        raise CannotStart("\n".join(f"{wrong['loc'][0]}: {wrong['msg']}." for wrong in error.errors())) from None
+        raise CannotStart(
+            "\n".join(f"{wrong['loc'][0]}: {wrong['msg'].rstrip('.')}." for wrong in error.errors())
+        ) from None
+
+
+def install_capabilities(settings: Settings) -> None:
+    """What can go: each is one file and one line here. Delete both, and all else works."""
+    mail.install(settings)
 
 
 async def prepare(settings: Settings) -> None:
     """In development bring everything up to date; elsewhere check. Raises CannotStart with the command to type."""
-    mail.install(settings)
+    install_capabilities(settings)
     if settings.environment == "development":
         migrations.upgrade(settings.database_url)
         await ensure_superuser(settings)
@@ -57,7 +64,7 @@ def hasher_for(settings: Settings) -> Hasher:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[tuple[Caller, Hasher]]:
     """The application itself as a caller, and a hasher, outside of any server."""
-    mail.install(settings)
+    install_capabilities(settings)
     hasher = hasher_for(settings)
     try:
         async with connect(settings.database_url, pgbouncer=settings.pgbouncer) as database:
