@@ -1,6 +1,7 @@
 """What must be true before the first request: the schema is the newest, and in development somebody can log in."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from app.engine.caller import Caller
 from app.engine.database import connect
 from app.engine.hashing import Hasher
 from app.errors import CannotStart, Refusal
-from app.settings import Settings
+from app.settings import Settings, get_settings
 
 
 def say(text: str) -> None:
@@ -38,6 +39,13 @@ def answer(work: Coroutine[Any, Any, None]) -> None:
 def install_capabilities(settings: Settings) -> None:
     """What can go: each is one file and one line here. Delete both, and all else works."""
     mail.install(settings)
+
+
+def lead_links_to(address: str) -> None:
+    """Where the links in mails lead, unless PUBLIC_URL says. In the environment, so that a reload knows it too."""
+    if "public_url" not in get_settings().model_fields_set:
+        os.environ["PUBLIC_URL"] = address
+        get_settings.cache_clear()
 
 
 async def prepare(settings: Settings) -> None:
