@@ -319,7 +319,6 @@ def test_in_development_mails_go_into_a_folder_and_their_links_into_the_log(
 
 
 @pytest.mark.once
-@pytest.mark.once
 @pytest.mark.parametrize("said", ["", "https://app.example.com"])
 def test_where_nothing_is_said_links_lead_to_the_port_that_was_asked_for(said: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PUBLIC_URL", said)
@@ -333,6 +332,7 @@ def test_where_nothing_is_said_links_lead_to_the_port_that_was_asked_for(said: s
     get_settings.cache_clear()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("environment", ["test", "production"])
 def test_elsewhere_no_mail_is_sent_unless_a_server_is_named(environment: str):
     mail.install(Settings(environment="test").model_copy(update={"environment": environment}))
