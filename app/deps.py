@@ -16,6 +16,7 @@ from app.engine import caller as engine
 from app.engine import scopes
 from app.engine.hashing import Hasher as PasswordHasher
 from app.engine.http import etags, idempotency
+from app.engine.http.addresses import address_of
 from app.engine.http.queries import ListQuery
 from app.engine.queries import Query as Query
 from app.engine.queries import query_class
@@ -53,7 +54,7 @@ async def get_application(request: Request) -> engine.Caller:
 
 async def get_client(request: Request) -> accounts.Client:
     name = re.sub(r"[^ -~]", "", request.headers.get("User-Agent", ""))[:200].strip()
-    return accounts.Client(request.client.host if request.client else None, name or None)
+    return accounts.Client(address_of(request), name or None)
 
 
 class Credentials(SecurityBase):

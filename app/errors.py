@@ -99,6 +99,17 @@ class Invalid(Refusal):
     status, otherwise = 422, "Not valid."
 
 
+class InvalidField(Invalid):
+    """One field of the body is refused for what is in it, told as what is wrong with a body's shape is told."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(detail)
+        self.field = field
+
+    def content(self) -> dict[str, object]:
+        return problem(self.status, [{"loc": ["body", self.field], "msg": self.detail, "type": "value_error"}])
+
+
 class TooMany(Refusal):
     """Slower. Says when again."""
 

@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 
 from fastapi import Depends, FastAPI
 
-from app import pages
+from app import accounts, pages
 from app.deps import require_writable
 from app.engine import logs
 from app.engine.caller import Caller
 from app.engine.database import connect
-from app.engine.hashing import Hasher
 from app.engine.http import dispatch, refusals
 from app.engine.http.answers import EXPOSED, CatchAll, Cors
 from app.engine.http.documents import Documented
@@ -23,7 +23,7 @@ from app.middleware import Envelope
 from app.routers import api, health
 from app.routers.token import router as token
 from app.settings import Settings, get_settings
-from app.start import prepare
+from app.start import hasher_for, prepare
 
 
 @asynccontextmanager
@@ -34,7 +34,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     does_jobs = settings.jobs_in_server and not settings.read_only
     app.state.session_engine = create_session_engine(url, pgbouncer=pgbouncer)
     app.state.session_places = asyncio.Semaphore(SESSIONS)
-    app.state.hasher = Hasher(settings.bcrypt_rounds)
+    app.state.hasher = hasher_for(settings)
     app.state.hasher.warm_up()
     try:
         # One budget: what Sessions and /ready take is not there for verbs.
@@ -45,7 +45,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             asyncio.TaskGroup() as background,
             working(Caller(app.state.database)) if does_jobs else nullcontext(),
         ):
-            pruning = background.create_task(keep_pruning(app.state.database, history_days=settings.history_days))
+            application = Caller(app.state.database)
+            also = [partial(forget, application) for forget in (accounts.forget_expired, accounts.forget_expired_links)]
+            pruning = background.create_task(
+                keep_pruning(app.state.database, history_days=settings.history_days, also=also)
+            )
             yield
             pruning.cancel()
     finally:

@@ -49,11 +49,16 @@ def require_newest(settings: Settings) -> None:
         raise CannotStart("The database is not at the newest migration. Run: python3 -m app migrate")
 
 
+def hasher_for(settings: Settings) -> Hasher:
+    """What hashes passwords, and asks of them what the settings say."""
+    return Hasher(settings.bcrypt_rounds, shortest=settings.password_min_length, attempts=settings.login_attempts)
+
+
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[tuple[Caller, Hasher]]:
     """The application itself as a caller, and a hasher, outside of any server."""
     mail.install(settings)
-    hasher = Hasher(settings.bcrypt_rounds)
+    hasher = hasher_for(settings)
     try:
         async with connect(settings.database_url, pgbouncer=settings.pgbouncer) as database:
             yield Caller(database), hasher

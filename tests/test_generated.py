@@ -109,7 +109,7 @@ def bodies_for(draw: Any, operation: Operation) -> bytes:
 
 @pytest.fixture
 def target(database_url: str, settings: Settings, start: Callable[..., TestClient]) -> Iterator[Target]:
-    app = create_app(settings)
+    app = create_app(settings.model_copy(update={"sign_up_attempts": 10**6}))
     app.include_router(router)
     dispatch.install(app)
     engine = create_session_engine(database_url)

@@ -264,7 +264,7 @@ def test_a_login_that_is_overtaken_by_a_new_password_begins_nothing(client: Test
     class Overtaken:
         """Between the check of the old password and the session that it shall begin."""
 
-        place = hasher.place
+        place, attempts = hasher.place, hasher.attempts
 
         async def verify(self, *asked: Any) -> Any:
             verified = await hasher.verify(*asked)

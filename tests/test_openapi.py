@@ -71,6 +71,10 @@ def test_every_operation_says_what_it_answers(operations: dict[str, dict[str, An
             assert (address, "$ref" in json.dumps(of)) == (address, not is_text)
 
 
+THROTTLED = {"POST /api/v1/token", "PATCH /api/v1/users/me", "PATCH /api/v1/users/me/password"}
+THROTTLED |= {f"POST /api/v1/users{path}" for path in ("", "/me/delete", "/me/verification", "/password-reset")}
+
+
 def test_every_operation_says_how_it_refuses(operations: dict[str, dict[str, Any]]):
     tokens = {"POST /api/v1/token", "POST /api/v1/revoke"}
     for address, operation in operations.items():
@@ -82,6 +86,7 @@ def test_every_operation_says_how_it_refuses(operations: dict[str, dict[str, Any
         told |= {"422"} if (has_body or has_parameters) and address not in tokens else set()
         told |= {"412"} if "If-Match" in parameters else set()
         told |= {"400"} if address in tokens else set()
+        told |= {"429"} if address in THROTTLED else set()
         refusals = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
         assert (address, refusals.keys() - special) == (address, told)
         for status, answer in refusals.items():
@@ -92,7 +97,7 @@ def test_every_operation_says_how_it_refuses(operations: dict[str, dict[str, Any
 def test_what_an_answer_tells_in_a_header_is_told_in_the_document(
     document: dict[str, Any], operations: dict[str, dict[str, Any]]
 ):
-    told = {"401": ["WWW-Authenticate"], "503": ["Retry-After"]}
+    told = {"401": ["WWW-Authenticate"], "429": ["Retry-After"], "503": ["Retry-After"]}
     rows = {
         f"#/components/schemas/{name}"
         for name, of in document["components"]["schemas"].items()

@@ -6,6 +6,8 @@
 - `administration.py`: what superusers do about others'.
 - `addresses.py`: what takes a mail: confirming an address, choosing a forgotten password.
 - `links.py`, `letters.py`: what such mails hold.
+- `passwords.py`: which ones are good.
+- `limits.py`: how many wrong ones a minute, and how many accounts.
 - `finding.py`: what all of these ask of the database.
 """
 
@@ -33,11 +35,13 @@ from app.accounts.administration import (
     set_superuser,
 )
 from app.accounts.finding import identify
+from app.accounts.limits import count_reset, count_sign_up
 from app.accounts.links import forget_expired_links
 from app.accounts.logins import (
     Client,
     LoggedIn,
     MySession,
+    forget_expired,
     list_sessions,
     log_in,
     log_out,

@@ -9,7 +9,9 @@ from pydantic import BaseModel
 
 from app.accounts import letters, links
 from app.accounts.finding import find
+from app.accounts.limits import count_mail
 from app.accounts.machines import revoke_machine_tokens
+from app.accounts.passwords import hash_new
 from app.accounts.profile import set_password
 from app.crud import transaction, users
 from app.engine.caller import Caller
@@ -34,9 +36,9 @@ async def ask_for_account(application: Caller, hasher: Hasher, data: UserCreate)
     letters.require_mail()
     if await find(application, "username", data.username):
         raise Clash("That username is taken.")
-    with hasher.place():
-        hashed = await hasher.hash(data.password.get_secret_value())
+    hashed = await hash_new(hasher, data.password.get_secret_value(), names=(data.username, data.email))
     account = data.model_dump(exclude={"password"}) | {"hashed_password": hashed}
+    await count_mail(application, data.email)
     await letters.post(application, "sign-up", account=account)
     return Sent(detail="We have sent a mail to that address. Open the link in it within 24 hours.")
 
@@ -47,6 +49,7 @@ async def ask_for_verification(caller: Caller) -> Sent:
     user = await users.get(caller, caller.id)
     if user.is_verified:
         raise Clash("Your address is confirmed already.")
+    await count_mail(caller, user.email)
     await letters.post(caller, "verify", user_id=user.id)
     return Sent(detail="We have sent a mail to your address. Open the link in it within 24 hours.")
 
@@ -54,6 +57,7 @@ async def ask_for_verification(caller: Caller) -> Sent:
 async def ask_for_reset(application: Caller, email: str) -> Sent:
     """Mail a link to choose a new password, if there is such an account. Raises Clash if no mail is sent."""
     letters.require_mail()
+    await count_mail(application, email)
     await letters.post(application, "reset", email=email)
     return Sent(detail="If there is an account with that address, we have sent it a mail.")
 
@@ -77,13 +81,14 @@ async def confirm(application: Caller, secret: str) -> UserRead:
 
 
 async def reset_password(application: Caller, hasher: Hasher, secret: str, password: str) -> None:
-    """Set the password of the account whose link that is, and confirm its address. Raises Invalid.
+    """Set the password of the account whose link that is, and confirm its address. Raises Invalid, and InvalidField.
 
     Every session ends, and so do machine tokens if the address was not confirmed before.
     """
-    await links.look(application, secret, *CHOOSES)  # strangers get nothing hashed
-    with hasher.place():
-        hashed = await hasher.hash(password)
+    found = await links.look(application, secret, *CHOOSES)  # strangers get nothing hashed
+    account = await find(application, "id", found.user_id)
+    names = [account.username, account.email] if account else []
+    hashed = await hash_new(hasher, password, names=names, field="new_password")
     await _choose(application, secret, hashed)
 
 

@@ -9,6 +9,7 @@ from app.accounts import letters
 from app.accounts.addresses import invite
 from app.accounts.logins import end_sessions
 from app.accounts.machines import revoke_machine_tokens
+from app.accounts.passwords import hash_new
 from app.accounts.profile import confirm_password, set_password
 from app.crud import standing, transaction, users
 from app.engine.caller import Caller
@@ -52,9 +53,10 @@ class Counts(BaseModel):
 async def create_account(caller: Caller, hasher: Hasher, data: AccountCreate) -> UserWithPassword:
     """An account for somebody. A generated password is told here and never again. Raises Forbidden, and Clash."""
     given = data.password and data.password.get_secret_value()
-    password = given or new_password()
-    made = await _create(caller, data, await _hash(hasher, password), is_superuser=data.is_superuser)
-    return _told(made, None if given else password)
+    generated = None if given else new_password()
+    names = data.username, data.email
+    hashed = await hash_new(hasher, given, names=names) if given else await _hash(hasher, generated or "")
+    return _told(await _create(caller, data, hashed, is_superuser=data.is_superuser), generated)
 
 
 @retried

@@ -38,12 +38,17 @@ async def find(caller: Caller, by: str, value: object) -> Account | None:
 
 async def find_login(caller: Caller, login: str) -> Account | None:
     """The account with that username or e-mail, however it is written."""
+    name = as_stored(login)
+    return await find(caller, "email" if "@" in name else "username", name)
+
+
+def as_stored(login: str) -> str:
+    """The one spelling of a username or e-mail that somebody typed."""
     name = fold(login.strip())
-    if "@" not in name:
-        return await find(caller, "username", name)
-    with suppress(ValidationError):  # what is no address is nobody's
-        name = _ADDRESS.validate_python(login)
-    return await find(caller, "email", name)
+    if "@" in name:
+        with suppress(ValidationError):  # what is no address is nobody's
+            return _ADDRESS.validate_python(login)
+    return name
 
 
 async def identify(application: Caller, username: str) -> Identity:

@@ -10,9 +10,11 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, insert, literal, select, update
 
 from app.accounts.finding import find, find_login
+from app.accounts.limits import try_login
 from app.crud import sessions, standing
 from app.engine import scopes
 from app.engine.caller import ME, Caller
+from app.engine.expiring import Expiring
 from app.engine.hashing import Hasher
 from app.engine.recording import acting
 from app.engine.statement import Statement
@@ -65,9 +67,7 @@ _END_OWN = Statement(
 _REVOKE_MACHINE = Statement(
     delete(MachineToken.__table__).where(_token.hashed_token == bindparam("value"), acting()).returning(_token.id)
 )
-_EXPIRED = Statement(
-    delete(LoginSession.__table__).where(_session.expires_at <= bindparam("now")).returning(_session.id)
-)
+_SESSIONS = Expiring(LoginSession.__table__)
 
 
 class Client(NamedTuple):
@@ -102,13 +102,14 @@ async def log_in(
 ) -> LoggedIn:
     """A new session of whoever has that username or e-mail.
 
-    Raises NoToken, alike and in like time whatever was wrong. An outdated hash of the password is replaced.
+    Raises NoToken, alike and in like time whatever was wrong, and TooMany. An outdated hash is replaced.
     """
     with hasher.place():
-        account = await find_login(application, login)
-        right, better = await hasher.verify(password, account and account.hashed_password)
-    if not account or not right:
-        raise NoToken("invalid_grant", WRONG)
+        async with try_login(application, login, client.address, hasher.attempts):
+            account = await find_login(application, login)
+            right, better = await hasher.verify(password, account and account.hashed_password)
+            if not account or not right:
+                raise NoToken("invalid_grant", WRONG)
     granted = _granted(scope, is_superuser=account.is_superuser)
     now, stamp, (token, family, refresh) = utcnow(), new_stamp(), _new_refresh_token()
     new = {
@@ -132,6 +133,7 @@ async def refresh(application: Caller, token: str, *, scope: str = "") -> Logged
 
     RFC 9700, section 4.14.2. `scope` may ask for less than the session has (RFC 6749, section 6).
     """
+    # Not counted, nor is what comes to revoke(): nobody guesses 256 random bits, and nothing slow is done with them.
     family, spent = _parts(token)
     new, _, following = _new_refresh_token(family)
     given = {"family": hashed(family), "spent": hashed(spent), "next": hashed(following), "now": utcnow()}
@@ -196,7 +198,7 @@ async def end_sessions(tx: Caller, user_id: int) -> None:
 
 async def forget_expired(application: Caller) -> None:
     """Delete the sessions that have expired."""
-    await application.db.run(_EXPIRED, {"now": utcnow()})
+    await _SESSIONS.forget(application.db, utcnow())
 
 
 _UPGRADE = Statement(

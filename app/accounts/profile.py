@@ -3,8 +3,10 @@
 from typing import Any
 
 from app.accounts import letters, links
-from app.accounts.finding import find
+from app.accounts.finding import Account, find
+from app.accounts.limits import count_mail, try_own_password
 from app.accounts.logins import end_sessions
+from app.accounts.passwords import hash_new
 from app.crud import standing, transaction, users
 from app.engine.caller import Caller
 from app.engine.hashing import Hasher
@@ -15,21 +17,25 @@ from app.models.base import utcnow
 
 
 async def register(application: Caller, hasher: Hasher, data: UserCreate, *, is_superuser: bool = False) -> UserRead:
-    """A new account. Raises Clash if its name or address is taken."""
+    """A new account. Raises Clash if its name or address is taken, and InvalidField for a password that is not good."""
     # Hashed before the database is asked for anything: nobody waits for a lock meanwhile.
-    with hasher.place():
-        hashed = await hasher.hash(data.password.get_secret_value())
+    hashed = await hash_new(hasher, data.password.get_secret_value(), names=(data.username, data.email))
     return await users.create(application, data, hashed_password=hashed, is_superuser=is_superuser)
 
 
-async def confirm_password(caller: Caller, hasher: Hasher, password: str) -> None:
-    """Raise Forbidden unless it is the caller's: whoever found an open browser shall not take the account."""
+async def confirm_password(caller: Caller, hasher: Hasher, password: str) -> Account:
+    """The caller's account, if that is its password: whoever found an open browser shall not take it.
+
+    Raises Forbidden if it is not, and TooMany.
+    """
     with hasher.place():
         await standing.recognise(caller)  # a token that no longer holds must not learn whether a password is right
-        account = await find(caller, "id", caller.id)
-        right, _ = await hasher.verify(password, account and account.hashed_password)
-    if not right:
-        raise Forbidden("The current password is wrong.")
+        async with try_own_password(caller, hasher.attempts):
+            account = await find(caller, "id", caller.id)
+            right, _ = await hasher.verify(password, account and account.hashed_password)
+            if not account or not right:
+                raise Forbidden("The current password is wrong.")
+    return account
 
 
 async def update_account(
@@ -40,6 +46,7 @@ async def update_account(
         return await users.update(caller, caller.id, changes, version=version)
     sent = "current_password" in changes.model_fields_set
     await confirm_password(caller, hasher, changes.current_password.get_secret_value() if sent else "")
+    await count_mail(caller, changes.email)
     return await _update_address(caller, changes, version)
 
 
@@ -57,10 +64,10 @@ async def _update_address(caller: Caller, changes: UserUpdate, version: int | No
 
 
 async def change_password(caller: Caller, hasher: Hasher, data: PasswordChange) -> None:
-    """Ends every session; machine tokens stay. Raises Forbidden if the current password is wrong."""
-    await confirm_password(caller, hasher, data.current_password.get_secret_value())
-    with hasher.place():
-        hashed = await hasher.hash(data.new_password.get_secret_value())
+    """Ends every session; machine tokens stay. Raises Forbidden if the current password is wrong, and InvalidField."""
+    account = await confirm_password(caller, hasher, data.current_password.get_secret_value())
+    new, names = data.new_password.get_secret_value(), (account.username, account.email)
+    hashed = await hash_new(hasher, new, names=names, field="new_password")
     await set_password(caller, caller.id, hashed)
 
 

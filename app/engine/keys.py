@@ -9,15 +9,15 @@ import zlib
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Integer, LargeBinary, bindparam, delete, null, select, tuple_, update
+from sqlalchemy import ColumnElement, Integer, LargeBinary, bindparam, null, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from app.engine.expiring import Expiring
 from app.engine.records import keys
 from app.engine.statement import Runs, Statement
 from app.errors import Invalid
 from app.models.base import utcnow
 
-AT_ONCE = 1000  # keys that one statement deletes: on SQLite others wait to write meanwhile
 LARGE = 2**16  # bytes that the loop compresses or unpacks in a millisecond; more in a thread
 
 
@@ -55,11 +55,8 @@ async def keep(db: Runs, user_id: int, key: str, answer: Answer) -> None:
 
 
 async def prune(db: Runs, now: datetime) -> int:
-    """Delete the keys that have expired by `now`, a thousand at a time; how many it were."""
-    total = 0
-    while deleted := len(await db.run(_PRUNE, {"now": now})):
-        total += deleted
-    return total
+    """Delete the keys that have expired by `now`; how many it were."""
+    return await _KEYS.forget(db, now)
 
 
 async def _pack(body: bytes) -> bytes:
@@ -104,6 +101,4 @@ _KEEP = Statement(
     )
     .returning(keys.c.user_id)
 )
-# Two that prune at once take different ones, and neither waits for somebody who claims one anew.
-_EXPIRED = select(keys.c.user_id, keys.c.key).where(_has_expired()).limit(AT_ONCE).with_for_update(skip_locked=True)
-_PRUNE = Statement(delete(keys).where(tuple_(keys.c.user_id, keys.c.key).in_(_EXPIRED)).returning(keys.c.user_id))
+_KEYS = Expiring(keys)

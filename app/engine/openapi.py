@@ -15,10 +15,12 @@ MACHINE_TOKEN = {
     "name": "X-Token",
     "description": "For programs. POST /api/v1/machine_tokens makes one, and so does `python3 -m app token`.",
 }
+RETRY_AFTER = ("Retry-After", "integer", "Try again after so many seconds.")
 HEADERS = {
     201: ("Location", "string", "Where it can be read from now on."),
     401: ("WWW-Authenticate", "string", "How to say who you are (RFC 6750)."),
-    503: ("Retry-After", "integer", "Try again after so many seconds."),
+    429: RETRY_AFTER,
+    503: RETRY_AFTER,
 }
 ETAG = ("ETag", "string", "Of this version of the row: for `If-Match` and `If-None-Match`.")
 IF_NONE_MATCH = {

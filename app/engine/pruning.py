@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 
 from sqlalchemy import BigInteger, bindparam, delete, exists, func, insert, select, tuple_
 
-from app.engine import keys
+from app.engine import keys, throttles
 from app.engine.expressions import LIMIT
 from app.engine.history import PRUNED
 from app.engine.records import changes
@@ -91,11 +92,16 @@ def _last(pruned: list[Row]) -> dict[str, tuple[int, int]]:
     return {entity: (transaction, change) for entity, transaction, change in sorted(pruned)}
 
 
-async def keep_pruning(database: Database, *, history_days: int) -> None:
-    """Until it is cancelled: history older than that goes, unless it is 0; and so do keys that have expired."""
+async def keep_pruning(
+    database: Database, *, history_days: int, also: Iterable[Callable[[], Awaitable[object]]] = ()
+) -> None:
+    """Until it is cancelled: history older than that goes, unless it is 0, and so does what has ended, `also` yours."""
     while True:
         try:
             await keys.prune(database, utcnow())
+            await throttles.prune(database, utcnow())
+            for prune_others in also:
+                await prune_others()
             if history_days:
                 await prune(database, utcnow() - timedelta(days=history_days))
         except Exception:

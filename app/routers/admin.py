@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Body, Depends, Response
 
 from app import accounts, crud
 from app.accounts import Counts
@@ -49,14 +49,17 @@ async def invite_account(caller: UserWriter, data: Invitation, response: Respons
 
 @router.post("/users/{user_id}/reset", openapi_extra=NOT_IDEMPOTENT, responses=documented(409))
 async def reset_account(
-    caller: UserWriter, hasher: Hasher, user_id: RowId, data: AccountReset | None = None
+    caller: UserWriter,
+    hasher: Hasher,
+    user_id: RowId,
+    data: Annotated[AccountReset, Body(default_factory=AccountReset)],
 ) -> UserWithPassword:
     """Give somebody a new password, shown only this once. Their sessions and machine tokens end.
 
     For who has lost the password, or the account to a thief. Not for yourself: that takes your current password.
     """
     _refuse_own(caller, user_id, "Change your own password at /users/me/password.")
-    return await accounts.reset_account(caller, hasher, user_id, data.email if data else None)
+    return await accounts.reset_account(caller, hasher, user_id, data.email)
 
 
 @router.delete("/users/{user_id}", status_code=204, responses=documented(409))

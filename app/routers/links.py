@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from app import accounts
 from app.accounts import Sent
-from app.deps import Application, Caller, Hasher, writes
+from app.deps import Application, Caller, Client, Hasher, Settings, writes
 from app.errors import documented
 from app.models import Confirmation, PasswordReset, ResetRequest, User, UserRead
 
@@ -20,15 +20,16 @@ async def confirm(application: Application, data: Confirmation) -> UserRead:
     return await accounts.confirm(application, data.token.get_secret_value())
 
 
-@router.post("/me/verification", status_code=202, responses=documented(409))
+@router.post("/me/verification", status_code=202, responses=documented(409, 429))
 async def verify_my_address(caller: UserWriter) -> Sent:
     """Get a mail with a link that confirms your address. 409 where no mails are sent."""
     return await accounts.ask_for_verification(caller)
 
 
-@router.post("/password-reset", status_code=202, responses=documented(409))
-async def ask_for_reset(application: Application, data: ResetRequest) -> Sent:
+@router.post("/password-reset", status_code=202, responses=documented(409, 429))
+async def ask_for_reset(application: Application, settings: Settings, client: Client, data: ResetRequest) -> Sent:
     """Forgot your password? Get a mail with a link to choose a new one. 409 where no mails are sent."""
+    await accounts.count_reset(application, client.address, settings.sign_up_attempts)
     return await accounts.ask_for_reset(application, data.email)
 
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from app import accounts
 from app.deps import Application, Client, Hasher, Settings
 from app.engine import scopes
-from app.errors import NoToken, TokenProblem
+from app.errors import NoToken, TokenProblem, documented
 from app.models.base import Text
 from app.security import create_access_token
 
@@ -69,7 +69,7 @@ router = APIRouter(
 )
 
 
-@router.post("/token")
+@router.post("/token", responses=documented(429))
 async def log_in(
     application: Application, hasher: Hasher, settings: Settings, client: Client, form: Annotated[TokenForm, Form()]
 ) -> Token:

@@ -9,6 +9,7 @@ from app.accounts import Sent
 from app.deps import (
     Application,
     Caller,
+    Client,
     Hasher,
     IfMatch,
     Query,
@@ -44,9 +45,9 @@ ItemReader = Annotated[Caller, reads(Item)]
 ItemWriter = Annotated[Caller, writes(Item)]
 
 
-@router.post("", status_code=201, responses=documented(403, 409) | {202: {"model": Sent, "description": "Mailed"}})
+@router.post("", status_code=201, responses=documented(403, 409, 429) | {202: {"model": Sent, "description": "Mailed"}})
 async def create_user(
-    application: Application, hasher: Hasher, settings: Settings, data: UserCreate, response: Response
+    application: Application, hasher: Hasher, settings: Settings, client: Client, data: UserCreate, response: Response
 ) -> UserRead | Sent:
     """Sign up. Anybody may, unless registration is closed.
 
@@ -54,6 +55,7 @@ async def create_user(
     """
     if not settings.registration_open:
         raise Forbidden("Registration is closed. Ask a superuser for an account.")
+    await accounts.count_sign_up(application, hasher, client.address, settings.sign_up_attempts)
     if settings.mail_url:
         response.status_code = 202
         return await accounts.ask_for_account(application, hasher, data)
@@ -72,19 +74,19 @@ async def read_me(caller: UserReader) -> UserRead:
     return await crud.users.get(caller, caller.id)
 
 
-@router.patch("/me", responses=documented(403, 409))
+@router.patch("/me", responses=documented(403, 409, 429))
 async def update_me(caller: UserWriter, hasher: Hasher, changes: UserUpdate, version: IfMatch) -> UserRead:
     """Change what you send, and nothing else. A new e-mail takes the current password."""
     return await accounts.update_account(caller, hasher, changes, version=version)
 
 
-@router.patch("/me/password", status_code=204, responses=documented(403))
+@router.patch("/me/password", status_code=204, responses=documented(403, 429))
 async def update_my_password(caller: UserWriter, hasher: Hasher, data: PasswordChange) -> None:
     """Change your password. Every login ends, this one too: log in again. Machine tokens stay."""
     await accounts.change_password(caller, hasher, data)
 
 
-@router.post("/me/delete", status_code=204, responses=documented(403, 409))
+@router.post("/me/delete", status_code=204, responses=documented(403, 409, 429))
 async def delete_me(caller: UserWriter, hasher: Hasher, proof: PasswordProof) -> None:
     """Delete your account, and what is yours. Nothing brings it back.
 
