@@ -170,15 +170,6 @@ def test_of_a_refresh_token_only_hashes_are_stored(client: TestClient, here: Log
     assert [logins.hashed(part) in stored for part in parts] == [True, True]
 
 
-def test_a_session_keeps_its_scope_and_a_refresh_may_ask_for_less(client: TestClient, ann: Person):
-    here = Login(client, scope="items:read users:read")
-    less = here.take(here.refresh(scope="users:read"))
-    assert less.json()["scope"] == "users:read"
-    assert (here.call("GET", "/users/me").status_code, here.call("GET", "/items").status_code) == (200, 403)
-    more = here.refresh(scope="items:write")
-    assert (more.status_code, more.json()["error"]) == (400, "invalid_scope")
-
-
 # Ending
 
 
