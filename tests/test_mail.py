@@ -209,6 +209,7 @@ def test_a_mail_waits_until_the_server_is_back(client: TestClient, post: PostOff
     assert left(client) == []
 
 
+@pytest.mark.once  # what a kill leaves behind, test_jobs.py asks of both databases
 @pytest.mark.promise("U26")
 def test_a_mail_is_sent_once_though_the_server_was_killed_before_it(post: PostOffice, tmp_path: Path):
     with ExitStack() as stack:

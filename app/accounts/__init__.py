@@ -31,7 +31,6 @@ from app.accounts.limits import count_reset, count_sign_up
 from app.accounts.links import forget_expired_links
 from app.accounts.logins import (
     Client,
-    LoggedIn,
     MySession,
     forget_expired,
     list_sessions,
@@ -42,4 +41,4 @@ from app.accounts.logins import (
     revoke,
 )
 from app.accounts.machines import create_machine_token, create_machine_token_for, identify_machine
-from app.accounts.profile import change_password, confirm_password, register, set_password, update_account
+from app.accounts.profile import change_password, register, set_password, update_account
