@@ -27,7 +27,7 @@ from app.engine.sessions import create_session_engine
 from app.engine.working import work_off
 from app.errors import Clash
 from app.settings import Settings, get_settings
-from tests.conftest import PASSWORD, Person, sign_up
+from tests.conftest import PASSWORD, sign_up
 from tests.post import HANG_UP, PostOffice, until
 from tests.scratch import empty_database
 from tests.servers import Server, settings_for, sql
