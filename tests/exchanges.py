@@ -23,6 +23,8 @@ MARK = "hailhydra"  # in what is sent, and in no refusal
 HASH = re.compile(r"\$bcrypt-sha256\$v=")
 INNER = re.compile(rf"bcrypt|Traceback|sqlite|psycopg|asyncio|/app/|SELECT |INSERT |{PASSWORD}")
 ROWS = 4  # of every entity, to begin with
+# What begins with a mail, or ends with the link in one: tests/test_links.py shows that.
+OF_MAIL = ("/confirm", "/password-reset", "/me/verification", "/invitations")
 LOGIN = {"username": "root", "password": PASSWORD}
 SHOWN_ONCE = {"token", "password"}
 

@@ -421,8 +421,8 @@ def test_whoever_is_being_demoted_does_nothing_more_meanwhile(database_url: str,
 
         async def race() -> object:
             async with transaction(application) as tx:
-                attempt = asyncio.create_task(LAST_ACTS[act](replace(application, identity=Identity(ann, True))))
                 await users.update(tx, ann, is_superuser=False)
+                attempt = asyncio.create_task(LAST_ACTS[act](replace(application, identity=Identity(ann, True))))
                 await asyncio.sleep(0.2)
             return (await asyncio.gather(attempt, return_exceptions=True))[0]
 
