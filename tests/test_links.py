@@ -109,6 +109,22 @@ async def nothing(_worker: Any) -> None:
     return None
 
 
+def asked_for_much(client: TestClient) -> Iterator[int]:
+    """The statuses of three resets for ann and two for others, and of a sign-up with her address."""
+    for name in ("ann", "ann", "ann", "bob", "cid"):
+        yield client.post("/api/v1/users/password-reset", json={"email": f"{name}@example.com"}).status_code
+    yield client.post("/api/v1/users", json=CID | {"email": "Ann@Example.com"}).status_code
+
+
+def test_nobody_fills_somebodys_mailbox(box: Mailbox, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("app.accounts.limits.TO_ONE_ADDRESS", 2)
+    assert [*asked_for_much(box.client)] == [202, 202, 429, 202, 202, 429]
+
+
+def test_who_asks_for_many_mails_is_slowed_down(start: Callable[..., TestClient]):
+    assert [*asked_for_much(start(sign_up_attempts=4))] == [202, 202, 202, 202, 429, 202]
+
+
 # A forgotten password
 
 
@@ -149,7 +165,7 @@ def test_to_ask_for_it_tells_nobody_who_exists(box: Mailbox, ann: Person, monkey
     missing, of_nobody = counted(box.client, monkeypatch, lambda: box.ask("nobody@example.com"))
     assert (there.status_code, there.content) == (missing.status_code, missing.content)
     assert of_ann == of_nobody
-    assert len(of_ann) == 1
+    assert len(of_ann) == 3  # two are counted before it: from where, and to whom
     assert box.subjects(1) == [("ann@example.com", "Choose a new password")]
 
 
@@ -241,6 +257,7 @@ def test_a_newer_link_takes_the_place_of_an_older_one(box: Mailbox, ann: Person)
     box.ask()
     older = box.secret()
     box.ask()
+    box.settle()
     assert box.reset(older) == ENDED
     assert box.reset(box.secret()) == (204, None)
 
@@ -318,7 +335,7 @@ def test_signing_up_does_not_tell_whether_an_address_is_taken(
     taken, of_taken = counted(box.client, monkeypatch, act("Ann@example.com"))
     assert (free.status_code, free.content) == (taken.status_code, taken.content)
     assert of_free == of_taken
-    assert len(of_free) == 2
+    assert len(of_free) == 4  # from where, whose name, to whom, and the mail
     assert box.subjects(2) == [
         ("ann@example.com", "You have an account already"),
         ("cid@example.com", "Confirm your account"),
