@@ -111,6 +111,22 @@ async def nothing(_worker: Any) -> None:
     return None
 
 
+def asked_for_much(client: TestClient) -> Iterator[int]:
+    """The statuses of three resets for ann and two for others, and of a sign-up with her address."""
+    for name in ("ann", "ann", "ann", "bob", "cid"):
+        yield client.post("/api/v1/users/password-reset", json={"email": f"{name}@example.com"}).status_code
+    yield client.post("/api/v1/users", json=CID | {"email": "Ann@Example.com"}).status_code
+
+
+def test_nobody_fills_somebodys_mailbox(box: Mailbox, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("app.accounts.limits.TO_ONE_ADDRESS", 2)
+    assert [*asked_for_much(box.client)] == [202, 202, 429, 202, 202, 429]
+
+
+def test_who_asks_for_many_mails_is_slowed_down(start: Callable[..., TestClient]):
+    assert [*asked_for_much(start(sign_up_attempts=4))] == [202, 202, 202, 202, 429, 202]
+
+
 # A forgotten password
 
 
