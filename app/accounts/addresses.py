@@ -62,12 +62,6 @@ async def ask_for_reset(application: Caller, email: str) -> Sent:
     return Sent(detail="If there is an account with that address, we have sent it a mail.")
 
 
-async def invite(tx: Caller, user: UserRead) -> None:
-    """Mail a user, whom a superuser has created, a link to choose their password. Raises Clash if no mail is sent."""
-    letters.require_mail()
-    await letters.post(tx, "invite", user_id=user.id)
-
-
 @retried
 async def confirm(application: Caller, secret: str) -> UserRead:
     """The account that the link of a sign-up makes, or whose address it confirms. Raises Ended, and Clash."""
