@@ -130,6 +130,8 @@ class MailServer:
             with suppress(aiosmtplib.SMTPException, OSError):
                 await server.quit(timeout=2)
         except (aiosmtplib.SMTPRecipientRefused, aiosmtplib.SMTPDataError) as refusal:
+            if refusal.code < 400:
+                raise  # an answer that nobody understands is none
             told = f"The mail server refused it: {refusal.code} {safe(refusal.message)[:200]}"
             raise (Retry if 400 <= refusal.code < 500 else GiveUp)(told) from None
         finally:

@@ -221,7 +221,7 @@ def schema_for(running: Running, person: str, folder: Path, examples: int, *, ra
     known = [
         {
             "include-name": operation,
-            "parameters": {name: {"dictionary": words, "probability": 0.7} for name, words in of.items()},
+            "parameters": {name: {"dictionary": words, "probability": 0.9} for name, words in of.items()},
         }
         for operation, of in known_in(document).items()
     ]

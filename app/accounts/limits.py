@@ -9,43 +9,40 @@ from ipaddress import IPv4Address, IPv6Network, ip_address
 
 from sqlalchemy import bindparam, select
 
-from app.accounts.finding import as_stored, find_login
+from app.accounts.finding import as_stored
 from app.engine.caller import Caller
 from app.engine.hashing import Hasher
 from app.engine.statement import Statement
-from app.engine.throttles import Limit, attempt, count, limit
-from app.models import LoginSession
+from app.engine.throttles import attempt, count, limit
+from app.models import LoginSession, User
 from app.models.base import utcnow
 
 FROM_ONE_ADDRESS = 5  # times as many as for one name: an office may stand behind it
 TO_ONE_ADDRESS = 5  # mails
 
-_session = LoginSession.__table__.c
-_HOMES = Statement(
-    select(_session.address)
-    .where(_session.owner_id == bindparam("value"), _session.expires_at > bindparam("now"))
-    .order_by(_session.id.desc())
-    .limit(100)
+_session, _user = LoginSession.__table__.c, User.__table__.c
+_homes = (
+    select(_session.address).join(User.__table__, _user.id == _session.owner_id).order_by(_session.id.desc()).limit(100)
 )
+_HOMES = {
+    by: Statement(_homes.where(_user[by] == bindparam("value"), _session.expires_at > bindparam("now")))
+    for by in ("username", "email")
+}
 
 
 @asynccontextmanager
 async def try_login(application: Caller, login: str, address: str | None, most: int) -> AsyncIterator[None]:
-    """An attempt to log in. Raises TooMany: before the account is looked at, and alike for a name that nobody has.
+    """An attempt to log in. Raises TooMany, alike for a name that nobody has.
 
-    What others try elsewhere does not lock an owner out where they are logged in already: there it has its own limit.
+    Where the account is logged in already, attempts are counted apart: what others try elsewhere locks no owner out.
     """
     name, place = as_stored(login), network(address)
-
-    async def at_home() -> Limit | None:
-        account = await find_login(application, login)
-        values = {"value": account.id if account else 0, "now": utcnow()}
-        homes = [network(home) for (home,) in await application.db.run(_HOMES, values) if home]
-        return limit(most, "login at home", name, place) if place in homes else None
-
-    from_here = attempt(application.db, limit(most * FROM_ONE_ADDRESS, "login from", place))
-    async with from_here, attempt(application.db, limit(most, "login", name), otherwise=at_home):
-        yield
+    async with attempt(application.db, limit(most * FROM_ONE_ADDRESS, "login from", place)):
+        by = "email" if "@" in name else "username"
+        rows = await application.db.run(_HOMES[by], {"value": name, "now": utcnow()})
+        is_at_home = place in [network(home) for (home,) in rows if home]
+        async with attempt(application.db, limit(most, "login", name, place if is_at_home else "elsewhere")):
+            yield
 
 
 @asynccontextmanager

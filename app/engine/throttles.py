@@ -6,7 +6,7 @@ so that many may come from one address; it clears nothing, or whoever has an acc
 
 import hashlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -57,20 +57,9 @@ async def count(db: Runs, limit: Limit) -> Counted:
 
 
 @asynccontextmanager
-async def attempt(
-    db: Runs, limit: Limit, otherwise: Callable[[], Awaitable[Limit | None]] | None = None
-) -> AsyncIterator[None]:
-    """An attempt at what is done within: it counts if that is refused. Raises TooMany.
-
-    When there were too many, another limit may hold `otherwise`.
-    """
-    try:
-        counted = await count(db, limit)
-    except TooMany:
-        other = await otherwise() if otherwise else None
-        if other is None:
-            raise
-        counted = await count(db, other)
+async def attempt(db: Runs, limit: Limit) -> AsyncIterator[None]:
+    """An attempt at what is done within: it counts if that is refused. Raises TooMany."""
+    counted = await count(db, limit)
     try:
         yield
     except (TooMany, Unavailable):
