@@ -80,7 +80,7 @@ def test_what_nobody_would_try_is_accepted_of_whatever_kind(client: TestClient, 
 
 def test_eight_characters_are_enough_where_that_is_set_and_chance_made_them(start: Callable[..., TestClient]):
     client = start(password_min_length=8)
-    assert "Take at least 8 characters" not in fault(ask_to_sign_up(client, "xK9#mQ2"))  # but never fewer
+    assert fault(ask_to_sign_up(client, "xK9#mQ2")) == f"Take at least 8 characters. {ADVICE}"
     assert ask_to_sign_up(client, "xK9#mQ2p").status_code == 201
 
 
@@ -109,6 +109,7 @@ def test_a_new_password_is_no_common_one_either(ann: Person):
 def test_superusers_give_nobody_a_common_password(root: Person):
     cid = {"username": "cid", "email": "cid@example.com"}
     assert fault(root.post("/admin/users", cid | {"password": "passwordpassword"})) == COMMON
+    assert root.post("/admin/users", cid | {"password": ""}).status_code == 422  # nor is one generated then
     assert root.post("/admin/users", cid | {"password": OTHER}).status_code == 201
 
 
@@ -158,7 +159,8 @@ def test_how_long_a_password_must_be_is_told_before_and_after(start: Callable[..
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     told = [schemas["UserCreate"]["properties"]["password"], schemas["PasswordChange"]["properties"]["new_password"]]
     assert [(field["minLength"], field["maxLength"]) for field in told] == [(15, 1000)] * 2
-    assert fault(ask_to_sign_up(client, "fourteen of it")) == f"Take at least 15 characters. {ADVICE}"
+    for password in ("fourteen of it", "short", ""):
+        assert fault(ask_to_sign_up(client, password)) == f"Take at least 15 characters. {ADVICE}"
     longer = start(password_min_length=20)
     assert fault(ask_to_sign_up(longer, "fifteen letters")) == f"Take at least 20 characters. {ADVICE}"
 

@@ -51,10 +51,12 @@ class Counts(BaseModel):
 
 async def create_account(caller: Caller, hasher: Hasher, data: AccountCreate) -> UserWithPassword:
     """An account for somebody. A generated password is told here and never again. Raises Forbidden, and Clash."""
-    given = data.password and data.password.get_secret_value()
-    generated = None if given else new_password()
-    names = data.username, data.email
-    hashed = await hash_new(hasher, given, names=names) if given else await _hash(hasher, generated or "")
+    if data.password is None:
+        generated = new_password()
+        hashed = await _hash(hasher, generated)
+    else:
+        generated = None
+        hashed = await hash_new(hasher, data.password.get_secret_value(), names=(data.username, data.email))
     return _told(await _create(caller, data, hashed, is_superuser=data.is_superuser), generated)
 
 

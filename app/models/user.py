@@ -51,13 +51,11 @@ def tell_of_passwords(schema: dict[str, Any]) -> None:
     schema.update(CLEAN, minLength=get_settings().password_min_length)
 
 
-# A passphrase beats composition rules (NIST SP 800-63B). What else is asked of it, accounts/passwords.py says: never is
-# one shorter than that. Bounded for the hash's sake, and as typed: 60,000 combining characters take Unicode seconds.
+# A passphrase beats composition rules (NIST SP 800-63B). How long it must be, and what else is asked of it, is said by
+# accounts/passwords.py. Bounded as typed, for the hash's sake: 60,000 combining characters take Unicode seconds.
 Password = Annotated[
     SecretStr,
-    Constraint(
-        min_length=8, max_length=1000, examples=["four plain words together"], json_schema_extra=tell_of_passwords
-    ),
+    Constraint(max_length=1000, examples=["four plain words together"], json_schema_extra=tell_of_passwords),
     AfterValidator(as_typed),
 ]
 
