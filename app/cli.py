@@ -20,7 +20,7 @@ from app.errors import CannotStart
 from app.models import MachineTokenCreate
 from app.models.base import Access
 from app.settings import ROOT, get_settings
-from app.start import answer, opened, prepare, say
+from app.start import answer, lead_links_to, opened, prepare, say
 
 main = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
 main.add_typer(job_commands.commands)
@@ -44,8 +44,9 @@ def default(context: typer.Context) -> None:
 @main.command()
 def run(host: Host = "127.0.0.1", port: Port = 8000, reload: bool = True) -> None:
     """Bring the database up to date and serve, with reload after each change of the code."""
-    make_ready("run", host, port)
     here = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104  # comparing, not binding
+    lead_links_to(here)
+    make_ready("run", host, port)
     say(f"  API         {here}/api/v1\n  Docs        {here}/docs   (log in with Authorize)\n  Front page  {here}/\n")
     import uvicorn  # late: the other commands need no server
 

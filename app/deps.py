@@ -135,11 +135,11 @@ async def require_superuser(caller: Administrator) -> None:
     await accounts.require_superuser(caller)
 
 
-LOGINS = {"log_in", "revoke_token", "log_out"}
+LOGINS = {"log_in", "revoke_token", "log_out", "log_out_everywhere", "end_session"}
 
 
 async def require_writable(request: Request) -> None:
-    """The global guard while READ_ONLY is set: whatever writes is answered 503. Logging in goes on."""
+    """The global guard while READ_ONLY is set: whatever writes is answered 503. Logging in and out goes on."""
     if request.method not in ("GET", "HEAD") and request.scope["route"].name not in LOGINS:
         raise Unavailable("Cadre is read-only for a while. Reading works.", retry_after=60)
 

@@ -1,6 +1,6 @@
 """Mail by SMTP: never twice. What surely was not sent is tried again; of the rest a person must judge, and is told.
 
-A capability that can go: without this file, and its lines in start.py, no mail is sent and all else works. Without
+A capability that can go: without this file, and its line in start.py, no mail is sent and all else works. Without
 MAIL_URL there are none either, but in development: there they are files in the folder mails/.
 """
 
@@ -130,6 +130,8 @@ class MailServer:
             with suppress(aiosmtplib.SMTPException, OSError):
                 await server.quit(timeout=2)
         except (aiosmtplib.SMTPRecipientRefused, aiosmtplib.SMTPDataError) as refusal:
+            if refusal.code < 400:
+                raise  # an answer that nobody understands is none
             told = f"The mail server refused it: {refusal.code} {safe(refusal.message)[:200]}"
             raise (Retry if 400 <= refusal.code < 500 else GiveUp)(told) from None
         finally:

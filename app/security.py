@@ -1,14 +1,21 @@
 """Tokens: what proves who is calling. Nothing here touches the database.
 
-There are four. Each is random or signed, says what it is for, and ends:
+There are four. Each is for one thing, and ends:
 
-- an **access token** is signed, and goes with every request. It is short-lived, and ends with its session.
-- a **refresh token** gets the next access token of a session, and the next refresh token. It is spent with that; used
-  twice it ends the session.
-- a **machine token** is a program's, goes with every request in X-Token, and ends when it expires or is revoked.
-- a **link's secret** was sent to somebody's address, for one purpose. It works once (accounts/links.py).
+- an **access token** goes with every request of somebody who has logged in. It is signed, lasts for minutes, and ends
+  with its session, or when the key that signed it is in no setting any more.
+- a **refresh token** gets the next access token of a session, and the next refresh token. It is spent with that, and
+  ends with its session.
+- a **machine token** goes with every request of a program, in X-Token. It ends when it expires or is revoked, when a
+  superuser resets the account of its user, and with that account.
+- a **link's secret** was mailed to somebody's address, for one purpose. It ends when it is used, after minutes or
+  hours, and when the account gets another address.
 
-Of the last three the database keeps a hash. Whether a token still holds, each statement asks the database.
+A **session** is a login. It ends by logging out, by a new password, when its user is shut out or deleted, and when a
+refresh token of it comes twice. Some days after it began nothing refreshes it.
+
+The last three of the four are random, and the database keeps a hash of each. Whether a token still holds, each
+statement asks the database, so what has ended is refused from the very next request on.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """What must be true before the first request: the schema is the newest, and in development somebody can log in."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from app.engine.caller import Caller
 from app.engine.database import connect
 from app.engine.hashing import Hasher
 from app.errors import CannotStart, Refusal
-from app.settings import Settings
+from app.settings import Settings, get_settings
 
 
 def say(text: str) -> None:
@@ -30,12 +31,26 @@ def answer(work: Coroutine[Any, Any, None]) -> None:
     except Refusal as refusal:
         raise CannotStart(refusal.detail) from None
     except ValidationError as error:
-        raise CannotStart("\n".join(f"{wrong['loc'][0]}: {wrong['msg']}." for wrong in error.errors())) from None
+        raise CannotStart(
+            "\n".join(f"{wrong['loc'][0]}: {wrong['msg'].rstrip('.')}." for wrong in error.errors())
+        ) from None
+
+
+def install_capabilities(settings: Settings) -> None:
+    """What can go: each is one file and one line here. Delete both, and all else works."""
+    mail.install(settings)
+
+
+def lead_links_to(address: str) -> None:
+    """Where the links in mails lead, unless PUBLIC_URL says. In the environment, so that a reload knows it too."""
+    if "public_url" not in get_settings().model_fields_set:
+        os.environ["PUBLIC_URL"] = address
+        get_settings.cache_clear()
 
 
 async def prepare(settings: Settings) -> None:
     """In development bring everything up to date; elsewhere check. Raises CannotStart with the command to type."""
-    mail.install(settings)
+    install_capabilities(settings)
     if settings.environment == "development":
         migrations.upgrade(settings.database_url)
         await ensure_superuser(settings)
@@ -57,7 +72,7 @@ def hasher_for(settings: Settings) -> Hasher:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[tuple[Caller, Hasher]]:
     """The application itself as a caller, and a hasher, outside of any server."""
-    mail.install(settings)
+    install_capabilities(settings)
     hasher = hasher_for(settings)
     try:
         async with connect(settings.database_url, pgbouncer=settings.pgbouncer) as database:

@@ -1,13 +1,16 @@
 """docs/ tells the truth: each page's python is run, block after block, and its routes answer in the real app."""
 
+import argparse
 import ast
 import asyncio
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 from sqlmodel import SQLModel
 
+from app import mail
 from app.engine import jobs, working
 from app.engine.caller import Caller
 from app.engine.http import dispatch
@@ -28,6 +32,7 @@ from tests.servers import free_port
 
 THEIRS = {"invoices", "companies", "projects", "labels", "labelings", "teams", "memberships", "bookings", "expenses"}
 THEIRS |= {"contracts", "minutes"}
+TOKENS = "eyJ|cadre_|cadre-refresh_|cadre-link_"
 
 pytestmark = pytest.mark.skipif(
     bool({*THEIRS, "payments"} & set(SQLModel.metadata.tables)), reason="a team's own entities are called the same"
@@ -211,6 +216,32 @@ def test_what_relations_md_tells_is_so(read: Callable[[str], Page]):
     assert page.call(page.labelings.page, page.caller(root)) == []
     given = page.call(minutes.update, page.caller(root), kept.id, owner_id=bob.id)
     assert page.call(minutes.page, page.caller(bob)) == [given]
+
+
+@pytest.mark.once
+def test_what_accounts_md_types_is_answered(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each curl as it stands there, but for the dots: in their place goes the last token that begins so."""
+    monkeypatch.setattr(mail, "ROOT", tmp_path)
+    monkeypatch.setattr(mail, "FOLDER", tmp_path)
+    mail.install(Settings(environment="development"))
+    curl, came, statuses = argparse.ArgumentParser(), dict[str, str](), list[int]()
+    curl.add_argument("url")
+    for option in ("-X", "-d", "-H", "--json"):
+        curl.add_argument(option, action="append")
+    for line in re.findall(r"^\$ curl (.+)$", (ROOT / "docs/accounts.md").read_text(encoding="utf-8"), re.MULTILINE):
+        typed = re.sub(rf"({TOKENS})\.\.\.", lambda dots: came[dots[1]], line.replace("$API", "/api/v1"))
+        asked = curl.parse_args(shlex.split(typed))
+        body = "&".join(asked.json or asked.d or [])
+        kind = "application/json" if asked.json else "application/x-www-form-urlencoded"
+        headers = dict(header.split(": ", 1) for header in asked.H or []) | ({"Content-Type": kind} if body else {})
+        method = asked.X[0] if asked.X else "POST" if body else "GET"
+        answer = client.request(method, asked.url, content=body, headers=headers)
+        assert client.portal
+        client.portal.call(working.work_off, Caller(client.app.state.database))  # type: ignore[attr-defined]
+        mailed = "".join(file.read_text(encoding="utf-8") for file in tmp_path.glob("*.eml"))
+        came.update((begin, it) for it, begin in re.findall(rf"\b(({TOKENS})[\w.-]{{30,}})", answer.text + mailed))
+        statuses.append(answer.status_code)
+    assert statuses == [201, 200, 200, 200, 200, 201, 200, 200, 204, 202, 204]
 
 
 def test_what_access_md_tells_is_so(read: Callable[[str], Page]):

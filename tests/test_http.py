@@ -286,7 +286,7 @@ def is_a_teams_own(path: str) -> bool:
     )
 
 
-FREE = {"token", "revoke", "logout"}
+FREE = {"token", "revoke", "logout", "sessions"}
 
 
 def test_read_only_refuses_every_write_for_a_while(start: Callable[..., TestClient]):
@@ -304,7 +304,7 @@ def test_read_only_refuses_every_write_for_a_while(start: Callable[..., TestClie
     assert root.get("/items/1").json()["version"] == 1
 
 
-def test_read_only_lets_everybody_read_and_log_in(start: Callable[..., TestClient]):
+def test_read_only_lets_everybody_read_and_log_in_and_out(start: Callable[..., TestClient]):
     client = start(read_only=True)
     root = sign_up(client, "root", is_superuser=True)
     give_items(root, 1)
@@ -315,6 +315,8 @@ def test_read_only_lets_everybody_read_and_log_in(start: Callable[..., TestClien
     assert ask(client, "HEAD", "/api/v1/items", root.headers)[0] == 200
     for path in ("/api/v1/token", "/api/latest/token", "/token"):
         assert client.post(path, data={"username": "root", "password": PASSWORD}).status_code == 200
+    assert [root.delete(f"/sessions{path}").status_code for path in ("/2", "")] == [204, 204]
+    assert root.get("/users/me").status_code == 401
 
 
 @pytest.mark.promise("H16")

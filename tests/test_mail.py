@@ -17,15 +17,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fastapi.testclient import TestClient
 from pydantic import SecretStr, ValidationError
+from typer.testing import CliRunner
 
-from app import accounts, mail
+from app import accounts, cli, mail
 from app.crud import transaction
 from app.engine import jobs, migrations
 from app.engine.caller import Caller
 from app.engine.sessions import create_session_engine
 from app.engine.working import work_off
 from app.errors import Clash
-from app.settings import Settings
+from app.settings import Settings, get_settings
 from tests.conftest import PASSWORD, Person
 from tests.post import HANG_UP, PostOffice, until
 from tests.scratch import empty_database
@@ -208,6 +209,7 @@ def test_a_mail_waits_until_the_server_is_back(client: TestClient, post: PostOff
     assert left(client) == []
 
 
+@pytest.mark.once  # what a kill leaves behind, test_jobs.py asks of both databases
 @pytest.mark.promise("U26")
 def test_a_mail_is_sent_once_though_the_server_was_killed_before_it(post: PostOffice, tmp_path: Path):
     with ExitStack() as stack:
@@ -315,6 +317,20 @@ def test_in_development_mails_go_into_a_folder_and_their_links_into_the_log(
     assert (got["To"], got["Subject"]) == (ann.email, "Choose a new password")
     (link,) = re.findall(r"http://127.0.0.1:8000/account#reset=cadre-link_[\w-]{43}", got.get_content())
     assert f"A mail to {ann.email}: Choose a new password. mails/{file.name} {link}" in capsys.readouterr().out
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("said", ["", "https://app.example.com"])
+def test_where_nothing_is_said_links_lead_to_the_port_that_was_asked_for(said: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PUBLIC_URL", said)
+    if not said:
+        monkeypatch.delenv("PUBLIC_URL")
+    monkeypatch.setattr(cli, "make_ready", lambda *_: None)
+    monkeypatch.setattr("uvicorn.run", lambda **_: None)
+    get_settings.cache_clear()
+    assert CliRunner().invoke(cli.main, ["run", "--port", "8123"]).exit_code == 0
+    assert get_settings().public_url == (said or "http://127.0.0.1:8123")
+    get_settings.cache_clear()
 
 
 @pytest.mark.once

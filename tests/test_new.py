@@ -186,7 +186,7 @@ REFUSED = {
     "item name:str": "app/models/item.py is there already. Nothing is ever overwritten",
     "base name:str": "app/models/base.py is there already.",
     "thing name:str --plural items": "app/routers/items.py is there already.",
-    "thing name:str --plural links": 'There is a table "links" already.',
+    "thing name:str --plural idempotency_keys": 'There is a table "idempotency_keys" already.',
     "item_read name:str": 'There is a class "ItemRead" in app/models already.',
     "line name:str": '"Line" would mean two things in one file: choose another name, or another --plural.',
     "query name:str": '"Query" would mean two things in one file',

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from app.accounts.letters import link_to
+from app.models import Purpose
 from app.pages import STATIC
 from tests.conftest import PASSWORD, Person
 from tests.test_http import ask
@@ -185,3 +187,16 @@ def test_the_schema_says_where_a_password_gets_a_token_and_there_it_does(client:
     ]
     answer = client.post(flow["tokenUrl"], data={"username": ann.username, "password": PASSWORD})
     assert (answer.status_code, answer.json()["token_type"]) == (200, "bearer")
+
+
+def test_the_links_in_mails_are_used_where_the_api_takes_them(client: TestClient):
+    script = (STATIC / "account.js").read_text(encoding="utf-8")
+    paths = client.get("/openapi.json").json()["paths"]
+    used = re.findall(r'post\("(.*?)"', script)
+    assert used == ["/api/v1/users/password-reset/confirm", "/api/v1/users/confirm"]
+    assert [path for path in used if "post" not in paths.get(path, {})] == []
+    kinds = {
+        link_to("https://app.example.com", purpose, "x").partition("#")[2].partition("=")[0] for purpose in Purpose
+    }
+    assert kinds == {"reset", "confirm"}
+    assert all(f'id="{kind}"' in client.get("/account").text for kind in kinds)

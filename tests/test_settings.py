@@ -92,6 +92,7 @@ def test_words_are_separated_by_commas_in_a_file_and_in_the_environment(copy: Pa
         ("DATABASE_URL=postgresql://ann:hailhydra@db/cadre", "DATABASE_URL"),
         ("database_url=postgres://ann:hailhydra@db/cadre", "DATABASE_URL"),
         ("DATABASE_URL=postgresql://db/cadre?user=ann&password=hailhydra", "DATABASE_URL"),
+        ("MAIL_URL=smtps://ann:hailhydra@mail.example.com", "MAIL_URL"),
     ],
 )
 def test_a_secret_in_the_committed_file_must_move(copy: Path, line: str, name: str):

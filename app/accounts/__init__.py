@@ -11,15 +11,7 @@
 - `finding.py`: what all of these ask of the database.
 """
 
-from app.accounts.addresses import (
-    Sent,
-    ask_for_account,
-    ask_for_reset,
-    ask_for_verification,
-    confirm,
-    invite,
-    reset_password,
-)
+from app.accounts.addresses import Sent, ask_for_account, ask_for_reset, ask_for_verification, confirm, reset_password
 from app.accounts.administration import (
     Counts,
     count,
@@ -39,7 +31,6 @@ from app.accounts.limits import count_reset, count_sign_up
 from app.accounts.links import forget_expired_links
 from app.accounts.logins import (
     Client,
-    LoggedIn,
     MySession,
     forget_expired,
     list_sessions,
@@ -50,4 +41,4 @@ from app.accounts.logins import (
     revoke,
 )
 from app.accounts.machines import create_machine_token, create_machine_token_for, identify_machine
-from app.accounts.profile import change_password, confirm_password, register, set_password, update_account
+from app.accounts.profile import change_password, register, set_password, update_account

@@ -17,7 +17,7 @@ from app.crud import transaction, users
 from app.engine.caller import Caller
 from app.engine.hashing import Hasher
 from app.engine.waiting import retried
-from app.errors import Clash, Invalid
+from app.errors import Clash
 from app.models import Purpose, UserCreate, UserRead
 from app.models.user import UserBase
 
@@ -62,15 +62,9 @@ async def ask_for_reset(application: Caller, email: str) -> Sent:
     return Sent(detail="If there is an account with that address, we have sent it a mail.")
 
 
-async def invite(tx: Caller, user: UserRead) -> None:
-    """Mail a user, whom a superuser has created, a link to choose their password. Raises Clash if no mail is sent."""
-    letters.require_mail()
-    await letters.post(tx, "invite", user_id=user.id)
-
-
 @retried
 async def confirm(application: Caller, secret: str) -> UserRead:
-    """The account that the link of a sign-up makes, or whose address it confirms. Raises Invalid, and Clash."""
+    """The account that the link of a sign-up makes, or whose address it confirms. Raises Ended, and Clash."""
     async with transaction(application) as tx:
         found = await links.take(tx, secret, *CONFIRMS)
         if found.user_id is None:
@@ -81,7 +75,7 @@ async def confirm(application: Caller, secret: str) -> UserRead:
 
 
 async def reset_password(application: Caller, hasher: Hasher, secret: str, password: str) -> None:
-    """Set the password of the account whose link that is, and confirm its address. Raises Invalid, and InvalidField.
+    """Set the password of the account whose link that is, and confirm its address. Raises Ended, and InvalidField.
 
     Every session ends, and so do machine tokens if the address was not confirmed before.
     """
@@ -97,7 +91,7 @@ async def _choose(application: Caller, secret: str, hashed_password: str) -> Non
     async with transaction(application) as tx:
         found = await links.take(tx, secret, *CHOOSES)
         if found.user_id is None:
-            raise Invalid(links.ENDED)
+            raise links.Ended
         tx = replace(tx, acts_for=found.user_id)
         if not (await users.get(tx, found.user_id)).is_verified:
             # Perhaps somebody else made the account, with the address of who now shows that it is theirs.
@@ -108,5 +102,5 @@ async def _choose(application: Caller, secret: str, hashed_password: str) -> Non
 def _unless_moved(user: UserRead, found: links.Found) -> UserRead:
     """Asked of the row that is written, and so locked: nobody changes the address between this and the commit."""
     if user.email != found.email or not user.is_active:
-        raise Invalid(links.ENDED)
+        raise links.Ended
     return user

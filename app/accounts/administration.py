@@ -6,7 +6,6 @@ from pydantic import BaseModel
 from sqlalchemy import bindparam, delete, func, select
 
 from app.accounts import letters
-from app.accounts.addresses import invite
 from app.accounts.logins import end_sessions
 from app.accounts.machines import revoke_machine_tokens
 from app.accounts.passwords import hash_new
@@ -67,7 +66,7 @@ async def invite_account(caller: Caller, data: Invitation) -> UserRead:
     async with transaction(caller) as tx:
         await _settle_superusers(tx)
         user = await users.create(tx, data, hashed_password=NO_PASSWORD)
-        await invite(tx, user)
+        await letters.post(tx, "invite", user_id=user.id)
         return user
 
 

@@ -82,11 +82,15 @@ async def _notice(_tx: Caller, facts: dict[str, Any], site: str) -> Letter:
 
 def _with_link(purpose: Purpose, to: str, name: str, secret: str, site: str) -> Letter:
     subject, text = LINKED[purpose]
-    # Behind the #: a browser sends it to no server, so it is in no log, and what opens links in mails uses up nothing.
-    link = f"{site}/account#{'reset' if purpose in (Purpose.RESET, Purpose.INVITE) else 'confirm'}={secret}"
+    link = link_to(site, purpose, secret)
     minutes = int(links.LIVES[purpose].total_seconds()) // 60
     time = f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} hours"
     return Letter(to, subject, text.format(name=name, site=site, link=link, time=time), link)
+
+
+def link_to(site: str, purpose: Purpose, secret: str) -> str:
+    # Behind the #: a browser sends it to no server, so it is in no log, and what opens links in mails uses up nothing.
+    return f"{site}/account#{'reset' if purpose in (Purpose.RESET, Purpose.INVITE) else 'confirm'}={secret}"
 
 
 LETTERS: dict[str, Callable[[Caller, dict[str, Any], str], Awaitable[Letter | None]]] = {

@@ -8,7 +8,7 @@ from sqlalchemy import Text, and_, bindparam, cast, delete, insert, select
 
 from app.engine.caller import Caller
 from app.engine.statement import Statement
-from app.errors import Invalid
+from app.errors import InvalidField
 from app.models import Link, Purpose
 from app.models.base import utcnow
 from app.security import LINK, hashed, new_secret
@@ -19,7 +19,6 @@ LIVES = {
     Purpose.VERIFY: timedelta(hours=24),
     Purpose.INVITE: timedelta(hours=72),
 }
-ENDED = "That link is not valid, or no longer. Ask for a new one."
 
 _link = Link.__table__.c
 _purposes = _link.purpose.in_([bindparam("purpose"), bindparam("or_purpose")])
@@ -35,6 +34,13 @@ _NEW = Statement(
 )
 _FORGET = Statement(delete(Link.__table__).where(_link.user_id == bindparam("user"), _purposes).returning(_link.id))
 _EXPIRED = Statement(delete(Link.__table__).where(_link.expires_at <= bindparam("now")).returning(_link.id))
+
+
+class Ended(InvalidField):
+    """There is no such link, or no longer: nothing tells which."""
+
+    def __init__(self) -> None:
+        super().__init__("token", "That link is not valid, or no longer. Ask for a new one.")
 
 
 class Found(NamedTuple):
@@ -65,12 +71,12 @@ async def make(
 
 
 async def look(caller: Caller, secret: str, *purposes: Purpose) -> Found:
-    """What a link of one of these two `purposes` stands for, without using it up. Raises Invalid."""
+    """What a link of one of these two `purposes` stands for, without using it up. Raises Ended."""
     return _found(await caller.db.run(_LOOK, _asked(secret, *purposes)))
 
 
 async def take(tx: Caller, secret: str, *purposes: Purpose) -> Found:
-    """The same, and from now on it stands for nothing. Raises Invalid."""
+    """The same, and from now on it stands for nothing. Raises Ended."""
     return _found(await tx.db.run(_TAKE, _asked(secret, *purposes)))
 
 
@@ -90,6 +96,6 @@ def _asked(secret: str, *purposes: Purpose) -> dict[str, Any]:
 
 def _found(rows: list[tuple[Any, ...]]) -> Found:
     if not rows:
-        raise Invalid(ENDED)
+        raise Ended
     user_id, email, data = rows[0]
     return Found(user_id, email, json.loads(data or "{}"))

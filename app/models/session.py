@@ -1,7 +1,6 @@
 """A session is a login that lasts: what an access token belongs to, and what its refresh token prolongs.
 
-It ends when its user logs out or is shut out, when the password changes, and after SESSION_DAYS. Only hashes of its
-refresh token are stored.
+security.py says how it ends. Only hashes of its refresh token are stored.
 """
 
 from datetime import datetime

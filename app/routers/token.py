@@ -1,7 +1,8 @@
 """Tokens: logging in (OAuth2's password grant, RFC 6749), staying logged in (refresh grant), and ending it (RFC 7009).
 
-An access token goes with every request, lives for minutes, and ends with its session. The refresh token that comes with
-it gets the next two, once. Errors are OAuth2's, so that every client library understands them.
+Logging in begins a session, and answers two tokens: the access token goes with every request, for minutes; the refresh
+token gets the next two, once. security.py says how each ends. Errors are OAuth2's, so that every client library
+understands them.
 """
 
 from collections.abc import Callable, Coroutine
@@ -58,7 +59,8 @@ class TokenRoute(APIRoute):
             try:
                 return await handle(request)
             except (RequestValidationError, HTTPException):
-                detail = "Send a form (application/x-www-form-urlencoded) with username and password."
+                fields = "the token" if self.name == "revoke_token" else "username and password"
+                detail = f"Send a form (application/x-www-form-urlencoded) with {fields}."
                 raise NoToken("invalid_request", detail) from None
 
         return handle_token
