@@ -1,14 +1,22 @@
 """What somebody tried from outside, and what came of it."""
 
-from datetime import timedelta
+import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from app import accounts
+from app.crud import machine_tokens, transaction, users
+from app.models import MachineTokenCreate
 from app.models.base import utcnow
-from tests.conftest import PASSWORD
+from app.security import Identity
+from tests.conftest import PASSWORD, Person
+from tests.test_admin import two_superusers
 
 MAIL_URL = SecretStr("smtp://127.0.0.1:9")
 
@@ -29,3 +37,34 @@ def test_a_clock_that_was_wrong_locks_nobody_out(client: TestClient):
     assert log_in(client, "nobody") == 429
     end_in(timedelta(days=9))
     assert [log_in(client, "nobody") for _ in range(11)] == [400] * 10 + [429]
+
+
+@pytest.mark.promise("A32")
+def test_who_is_being_demoted_keeps_no_admin_in_a_machine_token(database_url: str, tmp_path: Path):
+    with two_superusers(database_url, tmp_path) as (runner, application, (_root, ann)):
+
+        async def race() -> list[str | None]:
+            caller = replace(application, identity=Identity(ann, True))
+            data = MachineTokenCreate(name="for later", scope="admin items:read")
+            async with transaction(application) as tx:
+                attempt = asyncio.create_task(accounts.create_machine_token(caller, data))
+                await users.update(tx, ann, is_superuser=False)
+                await asyncio.sleep(0.2)
+            await attempt
+            return [each.scope for each in await machine_tokens.page(application)]
+
+        assert runner.run(race()) == ["items:read"]
+
+
+def test_no_machine_token_makes_one_that_outlives_it(client: TestClient, ann: Person):
+    made = ann.post("/machine_tokens", {"name": "for a day", "days": 1}).json()
+    machine = Person(client, "ann", headers={"X-Token": made["token"]})
+    ends = [machine.post("/machine_tokens", {"name": "more", "days": days}).json()["expires_at"] for days in (None, 90)]
+    assert ends == [made["expires_at"]] * 2
+    assert ann.post("/machine_tokens", {"name": "for ever", "days": None}).json()["expires_at"] is None
+    # What it may shorten, it shortens.
+    endless = Person(
+        client, "ann", headers={"X-Token": ann.post("/machine_tokens", {"name": "x", "days": None}).json()["token"]}
+    )
+    short = endless.post("/machine_tokens", {"name": "short", "days": 2}).json()["expires_at"]
+    assert abs(datetime.fromisoformat(short) - utcnow() - timedelta(days=2)) < timedelta(minutes=1)
