@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -68,3 +69,10 @@ def test_no_machine_token_makes_one_that_outlives_it(client: TestClient, ann: Pe
     )
     short = endless.post("/machine_tokens", {"name": "short", "days": 2}).json()["expires_at"]
     assert abs(datetime.fromisoformat(short) - utcnow() - timedelta(days=2)) < timedelta(minutes=1)
+
+
+def test_whatever_a_proxy_calls_an_address_who_is_right_gets_in(client: TestClient, ann: Person):
+    transport: Any = client._transport
+    transport.client = ("x" * 300, 50000)
+    assert log_in(client, "ann") == 200
+    assert "x" * 45 in {each["address"] for each in ann.get("/sessions").json()}
