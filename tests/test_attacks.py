@@ -1,6 +1,7 @@
 """What somebody tried from outside, and what came of it."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from app.crud import machine_tokens, transaction, users
 from app.models import MachineTokenCreate
 from app.models.base import utcnow
 from app.security import Identity
-from tests.conftest import PASSWORD, Person
+from tests.conftest import PASSWORD, Person, sign_up
 from tests.test_admin import two_superusers
 
 MAIL_URL = SecretStr("smtp://127.0.0.1:9")
@@ -76,3 +77,27 @@ def test_whatever_a_proxy_calls_an_address_who_is_right_gets_in(client: TestClie
     transport.client = ("x" * 300, 50000)
     assert log_in(client, "ann") == 200
     assert "x" * 45 in {each["address"] for each in ann.get("/sessions").json()}
+
+
+@pytest.mark.parametrize("kind", ["reset", "sign-up", "verify"])
+def test_nobody_buries_somebody_in_mails(start: Callable[..., TestClient], kind: str):
+    client = start(mail_url=MAIL_URL, jobs_in_server=False, sign_up_attempts=1000)
+    ann = sign_up(client, "ann")
+    numbers = iter(range(100))
+
+    def ask(kind: str) -> Any:
+        if kind == "verify":
+            return ann.post("/users/me/verification")
+        if kind == "reset":
+            return client.post("/api/v1/users/password-reset", json={"email": "ann@example.com"})
+        body = {"username": f"eve{next(numbers)}", "email": "ann@example.com", "password": PASSWORD}
+        return client.post("/api/v1/users", json=body)
+
+    answers = [ask(kind) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [202] * 5 + [429]
+    # Until a link that was sent has ended: meanwhile there is one that works.
+    assert 1790 <= int(answers[-1].headers["Retry-After"]) <= 1800
+    # And one kind does not take the place of another: a stranger who signs her up keeps her from no reset.
+    assert {other: ask(other).status_code for other in ("reset", "sign-up", "verify") if other != kind} == {
+        other: 202 for other in ("reset", "sign-up", "verify") if other != kind
+    }
