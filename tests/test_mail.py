@@ -27,7 +27,7 @@ from app.engine.sessions import create_session_engine
 from app.engine.working import work_off
 from app.errors import Clash
 from app.settings import Settings, get_settings
-from tests.conftest import PASSWORD, Person
+from tests.conftest import PASSWORD, sign_up
 from tests.post import HANG_UP, PostOffice, until
 from tests.scratch import empty_database
 from tests.servers import Server, settings_for, sql
@@ -303,13 +303,14 @@ def test_nothing_goes_in_the_clear(client: TestClient, post: PostOffice, monkeyp
 
 @pytest.mark.once
 def test_in_development_mails_go_into_a_folder_and_their_links_into_the_log(
-    client: TestClient, ann: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    start: Callable[..., TestClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
+    client = start(jobs_in_server=False)  # or the server's own worker may be quicker
+    ann = sign_up(client, "ann")
     monkeypatch.setattr(mail, "ROOT", tmp_path)
     monkeypatch.setattr(mail, "FOLDER", tmp_path / "mails")
     mail.install(Settings(environment="development"))
     application = Caller(client.app.state.database)
-    monkeypatch.setattr("app.engine.jobs.bells", {})  # the server's own worker would be quicker
     client.portal.call(accounts.ask_for_reset, application, ann.email)
     client.portal.call(work_off, application)
     (file,) = (tmp_path / "mails").glob("*.eml")
