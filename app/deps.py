@@ -54,7 +54,8 @@ async def get_application(request: Request) -> engine.Caller:
 
 async def get_client(request: Request) -> accounts.Client:
     name = re.sub(r"[^ -~]", "", request.headers.get("User-Agent", ""))[:200].strip()
-    return accounts.Client(address_of(request), name or None)
+    # A proxy may hand on whatever it was sent; PostgreSQL would refuse the session.
+    return accounts.Client((address_of(request) or "")[:45] or None, name or None)
 
 
 class Credentials(SecurityBase):

@@ -48,9 +48,9 @@ def coming_from(client: TestClient, address: str) -> Iterator[None]:
 
 @contextmanager
 def busy_lane(client: TestClient) -> Iterator[None]:
-    """Nothing is hashed meanwhile: who waits for that, waits."""
+    """Nothing is hashed meanwhile: who waits for that, waits for long."""
     gate = threading.Event()
-    client.app.state.hasher._executor.submit(gate.wait)  # type: ignore[attr-defined]
+    client.app.state.hasher._executor.submit(gate.wait, 5)  # type: ignore[attr-defined]
     try:
         yield
     finally:

@@ -38,7 +38,7 @@ async def ask_for_account(application: Caller, hasher: Hasher, data: UserCreate)
         raise Clash("That username is taken.")
     hashed = await hash_new(hasher, data.password.get_secret_value(), names=(data.username, data.email))
     account = data.model_dump(exclude={"password"}) | {"hashed_password": hashed}
-    await count_mail(application, data.email)
+    await count_mail(application, Purpose.SIGN_UP, data.email)
     await letters.post(application, "sign-up", account=account)
     return Sent(detail="We have sent a mail to that address. Open the link in it within 24 hours.")
 
@@ -49,7 +49,7 @@ async def ask_for_verification(caller: Caller) -> Sent:
     user = await users.get(caller, caller.id)
     if user.is_verified:
         raise Clash("Your address is confirmed already.")
-    await count_mail(caller, user.email)
+    await count_mail(caller, Purpose.VERIFY, user.email)
     await letters.post(caller, "verify", user_id=user.id)
     return Sent(detail="We have sent a mail to your address. Open the link in it within 24 hours.")
 
@@ -57,7 +57,7 @@ async def ask_for_verification(caller: Caller) -> Sent:
 async def ask_for_reset(application: Caller, email: str) -> Sent:
     """Mail a link to choose a new password, if there is such an account. Raises Clash if no mail is sent."""
     letters.require_mail()
-    await count_mail(application, email)
+    await count_mail(application, Purpose.RESET, email)
     await letters.post(application, "reset", email=email)
     return Sent(detail="If there is an account with that address, we have sent it a mail.")
 

@@ -10,15 +10,17 @@ from ipaddress import IPv4Address, IPv6Network, ip_address
 from sqlalchemy import bindparam, select
 
 from app.accounts.finding import as_stored
+from app.accounts.links import LIVES
 from app.engine.caller import Caller
 from app.engine.hashing import Hasher
 from app.engine.statement import Statement
 from app.engine.throttles import attempt, count, limit
-from app.models import LoginSession, User
+from app.models import LoginSession, Purpose, User
 from app.models.base import utcnow
 
 FROM_ONE_ADDRESS = 5  # times as many as for one name: an office may stand behind it
-TO_ONE_ADDRESS = 5  # mails
+# Mails of a kind in the time that a link for a new password lives: whoever can ask for no other has one that works.
+TO_ONE_ADDRESS, IN = 5, LIVES[Purpose.RESET]
 
 _session, _user = LoginSession.__table__.c, User.__table__.c
 _homes = (
@@ -63,9 +65,9 @@ async def count_reset(application: Caller, address: str | None, most: int) -> No
     await count(application.db, limit(most, "reset from", network(address)))
 
 
-async def count_mail(caller: Caller, email: str) -> None:
+async def count_mail(caller: Caller, purpose: Purpose, email: str) -> None:
     """One more mail to that address, which perhaps its owner did not ask for. Raises TooMany."""
-    await count(caller.db, limit(TO_ONE_ADDRESS, "mail to", email))
+    await count(caller.db, limit(TO_ONE_ADDRESS, "mail to", purpose, email, window=IN))
 
 
 def network(address: str | None) -> str:

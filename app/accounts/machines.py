@@ -70,12 +70,8 @@ async def create_machine_token(caller: Caller, data: MachineTokenCreate) -> NewM
 
     Raises Invalid for a scope that is none, or that the caller's own token does not have.
     """
-    caller = await standing.recognise(caller)  # who was demoted must not keep `admin` in a token for later
-    own, is_superuser = (caller.identity.scopes if caller.identity else None), caller.role == "superuser"
-    granted = scopes.granted(data.scope, is_superuser=is_superuser, within=own)
-    token, until = new_secret(MACHINE), data.days and utcnow() + timedelta(days=data.days)
-    new = {"scope": scopes.written(granted), "hashed_token": hashed(token), "prefix": token[:SHOWN]}
-    row = await _create(caller, data, expires_at=until, **new)
+    token = new_secret(MACHINE)
+    row = await _create(caller, data, hashed_token=hashed(token), prefix=token[:SHOWN])
     return NewMachineToken.model_construct(**dict(row), token=token)
 
 
@@ -83,7 +79,17 @@ async def create_machine_token(caller: Caller, data: MachineTokenCreate) -> NewM
 async def _create(caller: Caller, data: MachineTokenCreate, **more: object) -> MachineTokenRead:
     async with transaction(caller) as tx:
         await tx.db.run(_HOLD, {"value": caller.id})
-        return await machine_tokens.create(tx, data, **more)
+        tx = await standing.recognise(tx)  # who was demoted must not keep `admin` in a token for later
+        own, is_superuser = (tx.identity.scopes if tx.identity else None), tx.role == "superuser"
+        granted = scopes.granted(data.scope, is_superuser=is_superuser, within=own)
+        ends = [utcnow() + timedelta(days=data.days)] if data.days else []
+        if tx.identity and tx.identity.machine_token_id:
+            # It does not live on in those that it makes.
+            own_end = (await machine_tokens.get(tx, tx.identity.machine_token_id)).expires_at
+            ends += [own_end] if own_end else []
+        return await machine_tokens.create(
+            tx, data, scope=scopes.written(granted), expires_at=min(ends, default=None), **more
+        )
 
 
 async def create_machine_token_for(application: Caller, username: str, data: MachineTokenCreate) -> NewMachineToken:

@@ -46,7 +46,7 @@ async def update_account(
         return await users.update(caller, caller.id, changes, version=version)
     sent = "current_password" in changes.model_fields_set
     await confirm_password(caller, hasher, changes.current_password.get_secret_value() if sent else "")
-    await count_mail(caller, changes.email)
+    await count_mail(caller, Purpose.VERIFY, changes.email)
     return await _update_address(caller, changes, version)
 
 
