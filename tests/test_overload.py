@@ -117,15 +117,17 @@ def test_more_sessions_than_there_are_wait_and_then_are_told_to_come_back(
 
 
 def test_of_many_who_log_in_at_once_only_so_many_reach_the_database(
-    client: TestClient, ann: Person, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ):
+    client = start(login_attempts=100)
+    sign_up(client, "ann")
     state: Any = client.app.state  # type: ignore[attr-defined]
     gate, asked = threading.Event(), []
     run, verify = state.database.run, state.hasher._verify
 
     async def counted(statement: Any, values: Any) -> Any:
         asked.append(values)
-        await asyncio.sleep(0.5)  # so that all are there before the first has its answer
+        await asyncio.sleep(0.2)  # so that all are there before the first has its answer
         return await run(statement, values)
 
     monkeypatch.setattr(state.database, "run", counted)
