@@ -120,7 +120,8 @@ def asked_for_much(client: TestClient) -> Iterator[int]:
 
 def test_nobody_fills_somebodys_mailbox(box: Mailbox, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("app.accounts.limits.TO_ONE_ADDRESS", 2)
-    assert [*asked_for_much(box.client)] == [202, 202, 429, 202, 202, 429]
+    # What one asks for does not keep another from asking for something else.
+    assert [*asked_for_much(box.client)] == [202, 202, 429, 202, 202, 202]
 
 
 def test_who_asks_for_many_mails_is_slowed_down(start: Callable[..., TestClient]):

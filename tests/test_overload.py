@@ -127,7 +127,7 @@ def test_of_many_who_log_in_at_once_only_so_many_reach_the_database(
 
     async def counted(statement: Any, values: Any) -> Any:
         asked.append(values)
-        await asyncio.sleep(0.5)  # so that all are there before the first has its answer
+        await asyncio.sleep(0.2)  # so that all are there before the first has its answer
         return await run(statement, values)
 
     monkeypatch.setattr(state.database, "run", counted)
