@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 from uuid import UUID
@@ -75,9 +76,27 @@ def target(field: FieldInfo) -> str | None:
 
 def read(field: FieldInfo, value: object) -> Any:
     """What JSON's `value` stands for, as Python has it. Raises ValidationError."""
-    notes = [note for note in field.metadata if not isinstance(note, FieldInfoMetadata)]
-    kind = Annotated[field.annotation, *notes] if notes else field.annotation  # type: ignore[valid-type]  # computed
-    return TypeAdapter(kind).validate_json(json.dumps(value))
+    return _reader(_Same(field)).validate_json(json.dumps(value))
+
+
+class _Same:
+    """A field, which has no hash: it is this one, and no other."""
+
+    def __init__(self, field: FieldInfo) -> None:
+        self.field = field
+
+    def __hash__(self) -> int:
+        return id(self.field)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.field is self.field
+
+
+@lru_cache(1000)
+def _reader(same: _Same) -> TypeAdapter[Any]:
+    notes = [note for note in same.field.metadata if not isinstance(note, FieldInfoMetadata)]
+    kind: Any = same.field.annotation
+    return TypeAdapter(Annotated[kind, *notes] if notes else kind)
 
 
 def _accepted(name: str, field: FieldInfo, number: int, place: int) -> Any:

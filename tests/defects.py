@@ -4,6 +4,7 @@ python3 tests/defects.py [part of a test's name]    # those; of all, every secon
 python3 tests/defects.py --full                     # all of them
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -19,12 +20,13 @@ import alembic.command
 import fastapi.testclient
 import hypothesis
 import jose.jwt
-import passlib.context
+import passlib.hash
 import pydantic_settings
 import pytest
 import sqlmodel
+import zxcvbn
 
-IMPORTED = (alembic, fastapi, hypothesis, jose, passlib, pydantic_settings, sqlmodel)
+IMPORTED = (alembic, fastapi, hypothesis, jose, passlib.hash.bcrypt_sha256, pydantic_settings, sqlmodel, zxcvbn)
 ROOT = Path(__file__).resolve().parent.parent
 REWRITE = "pytest.PytestAssertRewriteWarning"
 WORKERS, LIMIT = 3, 120  # processes; seconds for each test
@@ -37,6 +39,7 @@ def main() -> int:
     waiting = [defect for defect in defects if wanted in defect["test"] or wanted == "--full"]
     if not wanted:
         waiting = waiting[date.today().toordinal() % 2 :: 2]
+    gc.freeze()  # no child looks through what was imported
     planted, complaints, running = len(waiting), list[str](), list[Trial]()
     with tempfile.TemporaryDirectory() as folder:
         copies = [copy_to(Path(folder) / str(number)) for number in range(WORKERS)]

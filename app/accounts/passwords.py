@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterable
 from functools import partial
 
-from zxcvbn import zxcvbn
-
 from app.engine.hashing import LONGEST, Hasher
 from app.errors import InvalidField
 from app.models.user import fold
@@ -46,6 +44,8 @@ def is_common(folded: str) -> bool:
     text = folded.strip()
     if len(text) >= UNLISTED:
         return False
+    from zxcvbn import zxcvbn  # late: its lists take longer to load than the rest of a start may
+
     once = text[: (text + text).find(text, 1)]  # what it repeats, if it does
     digits = math.log10(len(text) / len(once)) if once else 0.0
     for start in range(0, len(once), PIECE):

@@ -33,10 +33,7 @@ IF_NONE_MATCH = {
 
 
 def document(schema: dict[str, Any]) -> None:
-    """Complete every operation in the OpenAPI document: what it answers, with which headers, and to which tokens.
-
-    Once more changes nothing: FastAPI keeps the document, and hands out the same.
-    """
+    """Complete every operation in the OpenAPI document: what it answers, with which headers, and to which tokens."""
     # Last, since /docs puts the cursor there: otherwise people would not see where to log in.
     login = schema["components"]["securitySchemes"]["Login"]
     schema["components"]["securitySchemes"] = {"MachineToken": MACHINE_TOKEN, "Login": login}

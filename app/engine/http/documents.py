@@ -13,8 +13,9 @@ class Documented(FastAPI):
     """What lists can be asked, which operations take a key, and what every operation answers."""
 
     def openapi(self) -> dict[str, Any]:
-        schema = super().openapi()  # which keeps it
-        document_lists(self, schema)
-        document(schema)
-        document_keys(self, schema)
-        return schema
+        if not self.openapi_schema:
+            schema = super().openapi()  # which keeps it there
+            document_lists(self, schema)
+            document(schema)
+            document_keys(self, schema)
+        return self.openapi_schema or {}
