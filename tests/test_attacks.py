@@ -101,3 +101,15 @@ def test_nobody_buries_somebody_in_mails(start: Callable[..., TestClient], kind:
     assert {other: ask(other).status_code for other in ("reset", "sign-up", "verify") if other != kind} == {
         other: 202 for other in ("reset", "sign-up", "verify") if other != kind
     }
+
+
+@pytest.mark.promise("U06")
+def test_nobody_tries_one_address_after_the_other_for_their_own(client: TestClient, ann: Person, bob: Person):
+    def take(email: str) -> int:
+        return ann.patch("/users/me", {"email": email, "current_password": PASSWORD}).status_code
+
+    assert [take(f"ann{number}@example.com") for number in range(4)] == [200] * 4
+    assert [take("bob@example.com"), take("nobody@example.com")] == [409, 429]
+    # Only what takes a mail: she can change the rest, and others can go on.
+    assert ann.patch("/users/me", {"full_name": "Ann"}).status_code == 200
+    assert bob.patch("/users/me", {"email": "b@example.com", "current_password": PASSWORD}).status_code == 200

@@ -115,6 +115,7 @@ def test_a_deletion_must_be_meant(ann: Person, run: Run):
         (("invite", "other", "other@example.com"), "This server sends no mails"),
         (("reset", "ann", "--email", "nowhere"), "email: value is not a valid email address"),
         (("revoke", "77"), "No machine token has the number 77."),
+        (("reset", "ann\x1b[31m"), "Nobody is called ann\\x1b[31m."),
         *(((verb, "nobody"), "Nobody is called nobody.") for verb in ("activate", "demote", "reset", "tokens")),
     ],
     ids=" ".join,

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import bindparam, select
 
 from app.engine.caller import Caller
+from app.engine.logs import safe
 from app.engine.statement import Statement
 from app.errors import Missing
 from app.models import User
@@ -53,7 +54,10 @@ def as_stored(login: str) -> str:
 
 async def identify(application: Caller, username: str) -> Identity:
     """Who is called that, vouched for by our own code: no login is behind it. Raises Missing."""
-    account = await find(application, "username", fold(username))
+    name = ""
+    with suppress(ValueError):  # what holds control characters is no name
+        name = fold(username)
+    account = await find(application, "username", name)
     if not account:
-        raise Missing(f"Nobody is called {username}.")
+        raise Missing(f"Nobody is called {safe(username)}.")
     return Identity(account.id, bool(account.is_superuser))

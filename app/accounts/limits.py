@@ -66,7 +66,12 @@ async def count_reset(application: Caller, address: str | None, most: int) -> No
 
 
 async def count_mail(caller: Caller, purpose: Purpose, email: str) -> None:
-    """One more mail to that address, which perhaps its owner did not ask for. Raises TooMany."""
+    """One more mail to that address, which perhaps its owner did not ask for. Raises TooMany.
+
+    Nor does one account write to many, or ask of many whether somebody has them.
+    """
+    if caller.identity:
+        await count(caller.db, limit(TO_ONE_ADDRESS, "mails of", caller.id, window=IN))
     await count(caller.db, limit(TO_ONE_ADDRESS, "mail to", purpose, email, window=IN))
 
 
