@@ -27,7 +27,7 @@ from app.settings import Settings
 
 POSTGRES = os.environ.get("TEST_DATABASE_URL", "")
 PASSWORD = "four plain words together"
-HASHED = dict[int, str]()  # of that, by rounds: to look whether it is good, and to hash it, takes half of a sign-up
+HASHED = dict[tuple[str, int], str]()  # of that, for each name and cost: it takes half of a sign-up
 
 if POSTGRES and not (make_url(POSTGRES).database or "").endswith("_test"):
     pytest.exit("TEST_DATABASE_URL must name a database that ends in _test: every test empties it.", returncode=1)
@@ -172,9 +172,9 @@ def sign_up(client: TestClient, username: str, *, is_superuser: bool = False) ->
     state = client.app.state  # type: ignore[attr-defined]
 
     async def create() -> int:
-        if (rounds := state.settings.bcrypt_rounds) not in HASHED:
-            HASHED[rounds] = await state.hasher.hash(PASSWORD)
-        more = {"hashed_password": HASHED[rounds], "is_superuser": is_superuser}
+        if (key := (username, state.settings.bcrypt_rounds)) not in HASHED:
+            HASHED[key] = await state.hasher.hash(PASSWORD)
+        more = {"hashed_password": HASHED[key], "is_superuser": is_superuser}
         return (await users.create(Caller(state.database), data, **more)).id
 
     assert client.portal is not None

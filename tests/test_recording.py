@@ -76,7 +76,8 @@ def test_no_secret_is_in_any_image(client: TestClient, database_url: str, ann: P
     data = MachineTokenCreate(name="robot")
     token = client.portal.call(accounts.create_machine_token_for, Caller(state.database), "ann", data).token
     secrets = {value for _, value in hidden(database_url)}
-    assert ann.patch("/users/me/password", {"current_password": PASSWORD, "new_password": "x" * 20}).status_code == 204
+    new = {"current_password": PASSWORD, "new_password": "another set of plain words"}
+    assert ann.patch("/users/me/password", new).status_code == 204
     assert root.post(f"/admin/users/{ann.id}/promote").status_code == 200
     assert root.post(f"/admin/users/{ann.id}/deactivate").status_code == 200
     secrets |= {value for _, value in hidden(database_url)}
@@ -246,7 +247,8 @@ def downgrade(url: str, revision: str) -> None:
 
 
 def test_what_records_comes_and_goes_with_the_migrations(migrated_url: str):
-    migrated = sorted(name for name in entities() if not name.startswith("scratch_"))
+    recorded = [name for name, entity in entities().items() if entity.__recorded__]
+    migrated = sorted(name for name in recorded if not name.startswith("scratch_"))
     if POSTGRES:
         assert sorted(triggers(migrated_url)) == migrated
     downgrade(migrated_url, "0001")
