@@ -14,9 +14,3 @@ Read it in this order:
 `engine/` is the engine room: how verbs become SQL and reach the database, and in `engine/http/` how requests come in.
 docs/engine.md says why it exists.
 """
-
-import gc
-
-# Until main.py is there: to look for garbage after every 700 objects takes a fifth of each start, and finds none.
-SELDOM, USUAL = (50_000, 20, 20), gc.get_threshold()
-gc.set_threshold(*SELDOM)

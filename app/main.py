@@ -1,14 +1,13 @@
 """How it is put together: what surrounds every request, what stands open during a run, and where things are found."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
 from fastapi import Depends, FastAPI
 
-from app import USUAL, accounts, pages
+from app import accounts, pages
 from app.deps import require_writable
 from app.engine import logs
 from app.engine.caller import Caller
@@ -108,5 +107,3 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 app = create_app(get_settings())
-gc.freeze()  # what is there by now stays
-gc.set_threshold(*USUAL)
