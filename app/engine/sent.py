@@ -34,7 +34,9 @@ def sent(table: Table, dialect: str) -> FromClause:
     each = func.json_each(ROWS).table_valued("value", name="each")
     binary = {f"new_{of.name}" for of in table.c if isinstance(plain(of), LargeBinary)}
     values = (_extracted(each.c.value, name, kind, is_binary=name in binary) for name, kind in types.items())
-    return select(*(value.label(name) for value, name in zip(values, types, strict=True))).subquery("sent")
+    # With a limit, SQLite makes a table of it, and an index; else it would read all the JSON again for each row.
+    sent = select(*(value.label(name) for value, name in zip(values, types, strict=True))).limit(2**31)
+    return sent.subquery("sent")
 
 
 def packer(table: Table, dialect: Dialect) -> Callable[[Iterable[Mapping[str, Any]]], str]:
