@@ -34,8 +34,6 @@ _COUNTS = Statement(
     ),
     unbounded=True,
 )
-
-
 # Answers that are kept for a while, in case that a request is sent again.
 _FORGET_ANSWERS = Statement(delete(keys).where(keys.c.user_id == bindparam("value")).returning(keys.c.key))
 
@@ -188,8 +186,8 @@ async def create_first_superuser(application: Caller, hasher: Hasher, username: 
 
 def new_password() -> str:
     """A random one that can be read out and typed: 99 bits in groups of five letters."""
-    letters = "abcdefghjkmnpqrstuvwxyz23456789"
-    return "-".join("".join(secrets.choice(letters) for _ in range(5)) for _ in range(4))
+    plain = "abcdefghjkmnpqrstuvwxyz23456789"
+    return "-".join("".join(secrets.choice(plain) for _ in range(5)) for _ in range(4))
 
 
 async def _hash(hasher: Hasher, password: str) -> str:

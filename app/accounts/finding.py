@@ -39,17 +39,17 @@ async def find(caller: Caller, by: str, value: object) -> Account | None:
 
 async def find_login(caller: Caller, login: str) -> Account | None:
     """The account with that username or e-mail, however it is written."""
-    name = as_stored(login)
-    return await find(caller, "email" if "@" in name else "username", name)
+    return await find(caller, *as_stored(login))
 
 
-def as_stored(login: str) -> str:
-    """The one spelling of a username or e-mail that somebody typed."""
+def as_stored(login: str) -> tuple[str, str]:
+    """Whether somebody typed a `username` or an `email`, and its one spelling."""
     name = fold(login.strip())
-    if "@" in name:
-        with suppress(ValidationError):  # what is no address is nobody's
-            return _ADDRESS.validate_python(login)
-    return name
+    if "@" not in name:
+        return "username", name
+    with suppress(ValidationError):  # what is no address is nobody's
+        return "email", _ADDRESS.validate_python(login)
+    return "email", name
 
 
 async def identify(application: Caller, username: str) -> Identity:

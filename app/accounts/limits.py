@@ -38,9 +38,8 @@ async def try_login(application: Caller, login: str, address: str | None, most: 
 
     Where the account is logged in already, attempts are counted apart: what others try elsewhere locks no owner out.
     """
-    name, place = as_stored(login), network(address)
+    (by, name), place = as_stored(login), network(address)
     async with attempt(application.db, limit(most * FROM_ONE_ADDRESS, "login from", place)):
-        by = "email" if "@" in name else "username"
         rows = await application.db.run(_HOMES[by], {"value": name, "now": utcnow()})
         is_at_home = place in [network(home) for (home,) in rows if home]
         async with attempt(application.db, limit(most, "login", name, place if is_at_home else "elsewhere")):

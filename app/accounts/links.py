@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Text, and_, bindparam, cast, delete, insert, select
 
 from app.engine.caller import Caller
+from app.engine.expiring import Expiring
 from app.engine.statement import Statement
 from app.errors import InvalidField
 from app.models import Link, Purpose
@@ -33,7 +34,7 @@ _NEW = Statement(
     )
 )
 _FORGET = Statement(delete(Link.__table__).where(_link.user_id == bindparam("user"), _purposes).returning(_link.id))
-_EXPIRED = Statement(delete(Link.__table__).where(_link.expires_at <= bindparam("now")).returning(_link.id))
+_LINKS = Expiring(Link.__table__)
 
 
 class Ended(InvalidField):
@@ -87,7 +88,7 @@ async def forget(tx: Caller, user_id: int, *purposes: Purpose) -> None:
 
 async def forget_expired_links(application: Caller) -> None:
     """Delete those that have expired."""
-    await application.db.run(_EXPIRED, {"now": utcnow()})
+    await _LINKS.forget(application.db, utcnow())
 
 
 def _asked(secret: str, *purposes: Purpose) -> dict[str, Any]:

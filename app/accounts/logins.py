@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, delete, insert, literal, select, update
 
 from app.accounts.finding import find, find_login
 from app.accounts.limits import try_login
+from app.accounts.machines import revoke_machine_token
 from app.crud import sessions, standing
 from app.engine import scopes
 from app.engine.caller import ME, Caller
@@ -18,15 +19,15 @@ from app.engine.expiring import Expiring
 from app.engine.hashing import Hasher
 from app.engine.recording import acting
 from app.engine.statement import Statement
-from app.errors import Forbidden, Invalid, Missing, NoToken, Stale, Unauthenticated, Unavailable
-from app.models import LoginSession, MachineToken, SessionRead, User
+from app.errors import Forbidden, Invalid, NoToken, Unauthenticated, Unavailable
+from app.models import LoginSession, SessionRead, User
 from app.models.base import utcnow
 from app.security import MACHINE, REFRESH, Identity, hashed, new_stamp, read_access_token
 
 WRONG = "Wrong username or password."
 ENDED = "That refresh token is not valid, or no longer. Log in again."
 
-_user, _session, _token = User.__table__.c, LoginSession.__table__.c, MachineToken.__table__.c
+_user, _session = User.__table__.c, LoginSession.__table__.c
 _NEW = (
     *("created_at", "updated_at", "last_used_at", "expires_at", "client", "address", "scope"),
     *("stamp", "hashed_family", "hashed_refresh"),
@@ -64,8 +65,12 @@ _END_ALL = Statement(
 _END_OWN = Statement(
     delete(LoginSession.__table__).where(_session.owner_id == ME, standing.holds).returning(_session.id)
 )
-_REVOKE_MACHINE = Statement(
-    delete(MachineToken.__table__).where(_token.hashed_token == bindparam("value"), acting()).returning(_token.id)
+# Not if the password was changed meanwhile. It is no change of the row: its version stays.
+_KEEP_BETTER_HASH = Statement(
+    update(User.__table__)
+    .where(_user.id == bindparam("value"), _user.hashed_password == bindparam("seen"), acting())
+    .values(hashed_password=bindparam("better"), updated_at=_user.updated_at, version=_user.version)
+    .returning(_user.id)
 )
 _SESSIONS = Expiring(LoginSession.__table__)
 
@@ -123,8 +128,9 @@ async def log_in(
         raise NoToken("invalid_grant", WRONG)
     if better:
         # It can wait for the next login.
-        with suppress(Missing, Stale, Unavailable):
-            await upgrade_hash(application, account.id, account.hashed_password, better)
+        with suppress(Unavailable):
+            this = {"value": account.id, "seen": account.hashed_password, "better": better}
+            await application.db.run(_KEEP_BETTER_HASH, {**this, "acting": application.acting})
     return LoggedIn(Identity(account.id, bool(account.is_superuser), rows[0][0], stamp, scopes=granted), token)
 
 
@@ -159,7 +165,7 @@ async def revoke(application: Caller, token: str, *, keys: tuple[str, ...]) -> N
         with suppress(NoToken):
             await application.db.run(_END_FAMILY, {"family": hashed(_parts(token)[0])})
     elif token.startswith(MACHINE):
-        await application.db.run(_REVOKE_MACHINE, {"value": hashed(token), "acting": application.acting})
+        await revoke_machine_token(application, token)
     else:
         with suppress(Unauthenticated):
             identity = read_access_token(token, keys=keys)
@@ -199,19 +205,6 @@ async def end_sessions(tx: Caller, user_id: int) -> None:
 async def forget_expired(application: Caller) -> None:
     """Delete the sessions that have expired."""
     await _SESSIONS.forget(application.db, utcnow())
-
-
-_UPGRADE = Statement(
-    update(User.__table__)
-    .where(_user.id == bindparam("value"), _user.hashed_password == bindparam("seen"), acting())
-    .values(hashed_password=bindparam("better"), updated_at=_user.updated_at, version=_user.version)
-    .returning(_user.id)
-)
-
-
-async def upgrade_hash(application: Caller, user_id: int, seen: str, better: str) -> None:
-    """Keep a better hash of the same password; not if it was changed meanwhile."""
-    await application.db.run(_UPGRADE, {"value": user_id, "seen": seen, "better": better, "acting": application.acting})
 
 
 def _granted(scope: str, *, is_superuser: bool, within: frozenset[str] | None = None) -> frozenset[str] | None:

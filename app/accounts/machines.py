@@ -47,8 +47,9 @@ _USED = Statement(
 # Whoever ends what the caller may do waits until their new token is there, and ends it too; or was faster: then the
 # statement that creates it finds out.
 _HOLD = Statement(select(_user.id).where(_user.id == bindparam("value")).with_for_update(read=True))
-_REVOKE_ALL = Statement(
-    delete(MachineToken.__table__).where(_token.owner_id == bindparam("value"), acting()).returning(_token.id)
+_REVOKE, _REVOKE_ALL = (
+    Statement(delete(MachineToken.__table__).where(which == bindparam("value"), acting()).returning(_token.id))
+    for which in (_token.hashed_token, _token.owner_id)
 )
 
 
@@ -96,6 +97,11 @@ async def create_machine_token_for(application: Caller, username: str, data: Mac
     """The same for somebody else, from the command line. Raises Missing."""
     owner = await identify(application, username)
     return await create_machine_token(replace(application, identity=owner), data)
+
+
+async def revoke_machine_token(application: Caller, token: str) -> None:
+    """That one, by whoever has it. One that is none is no error."""
+    await application.db.run(_REVOKE, {"value": hashed(token), "acting": application.acting})
 
 
 async def revoke_machine_tokens(tx: Caller, user_id: int) -> None:
