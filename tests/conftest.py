@@ -200,3 +200,19 @@ def bob(client: TestClient) -> Person:
 def root(client: TestClient) -> Person:
     """Root is a superuser."""
     return sign_up(client, "root", is_superuser=True)
+
+
+@pytest.fixture(scope="session")
+def opened_post_office() -> Iterator[Any]:
+    from tests.post import PostOffice  # late: few tests need a mail server
+
+    office = PostOffice().open()
+    yield office
+    office.close()
+
+
+@pytest.fixture
+def post(opened_post_office: Any) -> Any:
+    """A mail server to which nothing has come yet: a PostOffice."""
+    opened_post_office.empty()
+    return opened_post_office

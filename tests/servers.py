@@ -6,16 +6,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 from sqlalchemy import Engine, text
 
+from app.engine import migrations
 from app.settings import ROOT
 from tests.conftest import PASSWORD
-from tests.scratch import environment
+from tests.scratch import empty_database, environment
 
 CADRE = ("-c", "from app.cli import main; main()")  # what `python3 -m app` runs once everything is installed
 RUN = (*CADRE, "run", "--no-reload", "--port", "{port}")
@@ -80,6 +82,20 @@ def settings_for(url: str, environment: str = "test") -> dict[str, str]:
     """For a server on the database at `url`, which throttles nobody."""
     often = dict.fromkeys(("LOGIN_ATTEMPTS", "SIGN_UP_ATTEMPTS"), "100000")
     return {"DATABASE_URL": url, "ENVIRONMENT": environment, "SECRET_KEY": KEY, "BCRYPT_ROUNDS": "4", **often}
+
+
+@contextmanager
+def servers_on_one_database(
+    folder: Path, name: str, *commands: Iterable[str], **changed: str
+) -> Iterator[tuple[str, list[Server]]]:
+    """A new database of that `name`, and for each of `commands` a server on it, which is up."""
+    with ExitStack() as stack:
+        url = stack.enter_context(empty_database(folder, name))
+        migrations.upgrade(url)
+        started = [Server(folder, settings_for(url) | changed, command) for command in commands]
+        for server in started:
+            stack.callback(server.close)
+        yield url, [server.is_up() for server in started]
 
 
 def free_port() -> int:

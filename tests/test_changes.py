@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -24,8 +24,7 @@ from app.settings import Settings
 from tests import asgi
 from tests.conftest import PASSWORD, POSTGRES, Person, sign_up
 from tests.kinds import all_tables, app_with_all
-from tests.scratch import empty_database
-from tests.servers import RUN, Server, settings_for
+from tests.servers import RUN, Server, servers_on_one_database
 
 ON_POSTGRES = pytest.mark.skipif(not POSTGRES, reason="about PostgreSQL")
 Told = list[tuple[str, str]]
@@ -695,16 +694,12 @@ PROMPT = "from app.extras import changes; changes.PAUSE = 0.1; from app.cli impo
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
     """Two processes with one database, and ann logged in at both."""
     folder = tmp_path_factory.mktemp("changes")
-    with ExitStack() as stack:
-        url = stack.enter_context(empty_database(folder, "changes"))
-        migrations.upgrade(url)
-        started = [Server(folder, settings_for(url), ("-c", PROMPT, *RUN[2:])) for _ in range(2)]
-        for server in started:
-            stack.callback(server.close)
+    command = ("-c", PROMPT, *RUN[2:])
+    with servers_on_one_database(folder, "changes", command, command) as (_url, started):
         body = {"username": "ann", "email": "ann@example.com", "password": PASSWORD}
-        assert started[0].is_up().http.post("/users", json=body).status_code == 201
+        assert started[0].http.post("/users", json=body).status_code == 201
         for server in started:
-            assert server.is_up().log_in("ann").status_code == 200
+            assert server.log_in("ann").status_code == 200
         yield started
 
 

@@ -29,20 +29,6 @@ ENDED = (422, [{"loc": ["body", "token"], "msg": LINK_ENDED, "type": "value_erro
 NO_MAIL = (409, "This server sends no mails. Ask a superuser.")
 
 
-@pytest.fixture(scope="module")
-def opened() -> Iterator[PostOffice]:
-    office = PostOffice().open()
-    yield office
-    office.close()
-
-
-@pytest.fixture
-def post(opened: PostOffice) -> PostOffice:
-    """A mail server to which nothing has come yet."""
-    opened.empty()
-    return opened
-
-
 @pytest.fixture
 def settings(settings: Settings, post: PostOffice) -> Settings:
     return settings.model_copy(update={"mail_url": SecretStr(post.url), "public_url": "https://app.example.com"})

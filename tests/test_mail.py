@@ -41,20 +41,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.engine.working.FIRST", 0)
 
 
-@pytest.fixture(scope="module")
-def opened() -> Iterator[PostOffice]:
-    office = PostOffice().open()
-    yield office
-    office.close()
-
-
-@pytest.fixture
-def post(opened: PostOffice) -> PostOffice:
-    """A mail server to which nothing has come yet."""
-    opened.empty()
-    return opened
-
-
 @pytest.fixture
 def settings(settings: Settings, post: PostOffice) -> Settings:
     return settings.model_copy(update={"mail_url": SecretStr(post.url), "mail_from": "Cadre <cadre@example.com>"})

@@ -14,11 +14,9 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from app.engine import migrations
 from app.engine.sessions import create_session_engine
 from tests.conftest import PASSWORD
-from tests.scratch import empty_database
-from tests.servers import Server, settings_for, sql
+from tests.servers import RUN, Server, servers_on_one_database, sql
 
 CLIENTS = 6
 log = logging.getLogger(__name__)  # --log-cli-level=INFO shows what was seen
@@ -89,15 +87,11 @@ class Arena:
 def arena(tmp_path_factory: pytest.TempPathFactory, full: bool) -> Iterator[Arena]:
     folder = tmp_path_factory.mktemp("races")
     with ExitStack() as stack:
-        url = stack.enter_context(empty_database(folder, "races"))
-        migrations.upgrade(url)
-        servers = [Server(folder, settings_for(url)) for _ in range(2)]
-        for server in servers:
-            stack.callback(server.close)
+        url, servers = stack.enter_context(servers_on_one_database(folder, "races", RUN, RUN))
         engine = create_session_engine(url)
         stack.callback(engine.dispose)
         pool = stack.enter_context(ThreadPoolExecutor(CLIENTS))
-        arena = Arena([server.is_up() for server in servers], engine, pool, rounds=50 if full else 8)
+        arena = Arena(servers, engine, pool, rounds=50 if full else 8)
         for client in arena.clients:
             stack.callback(client.close)
         yield arena

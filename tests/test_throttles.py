@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,13 +15,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from app.accounts.limits import network
-from app.engine import migrations, throttles
+from app.engine import throttles
 from app.engine.throttles import attempt, limit
 from app.errors import Forbidden, TooMany, Unavailable
 from app.models.base import utcnow
 from tests.conftest import PASSWORD, Person, sign_up
-from tests.scratch import empty_database
-from tests.servers import SERVE, Server, settings_for
+from tests.servers import SERVE, Server, servers_on_one_database
 
 WRONG = "four plain words apart"
 UVICORN = ("-m", "uvicorn", "app.main:app", "--port", "{port}")
@@ -349,14 +348,8 @@ def test_a_server_forgets_ended_attempts_sessions_and_links_by_itself(start: Cal
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
     """Two on one database: one as it should be started, and one by plain uvicorn, which believes this machine."""
     folder = tmp_path_factory.mktemp("throttles")
-    with ExitStack() as stack:
-        url = stack.enter_context(empty_database(folder, "throttles"))
-        migrations.upgrade(url)
-        settings = settings_for(url) | {"LOGIN_ATTEMPTS": "4"}
-        started = [Server(folder, settings, arguments) for arguments in (SERVE, UVICORN)]
-        for server in started:
-            stack.callback(server.close)
-        yield [server.is_up() for server in started]
+    with servers_on_one_database(folder, "throttles", SERVE, UVICORN, LOGIN_ATTEMPTS="4") as (_url, started):
+        yield started
 
 
 def from_address(server: Server, address: str, **form: str) -> httpx.Response:
